@@ -1,0 +1,3 @@
+"""Probity: a self-hosted assurance control plane."""
+
+__version__ = "0.1.0"
