@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, LiteralString, TypeVar, cast
+from typing import Any, Final, LiteralString, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -181,7 +181,7 @@ async def fetch_value(tx: Tx, sql: LiteralString, /, **params: object) -> Any:
 async def fetch_rows(tx: Tx, sql: LiteralString, /, **params: object) -> list[asyncpg.Record]:
     """Return raw rows, for statements whose columns are not a model."""
     statement, names = translate(sql)
-    return cast(list[asyncpg.Record], await tx.conn.fetch(statement, *[params[name] for name in names]))
+    return await tx.conn.fetch(statement, *[params[name] for name in names])
 
 
 async def execute(tx: Tx, sql: LiteralString, /, **params: object) -> int:
@@ -274,9 +274,9 @@ async def _check_roles(app: Connection, system: Connection) -> None:
          where r.rolname = current_user
         """
     )
-    if role["rolsuper"] or role["rolbypassrls"] or role["owns"]:
+    if role is None or role["rolsuper"] or role["rolbypassrls"] or role["owns"]:
         raise OverPrivilegedRole(
-            f"the role {role['rolname']!r} of DATABASE_URL is a superuser, bypasses row-level security or owns the tables; "
+            "the role of DATABASE_URL is a superuser, bypasses row-level security or owns the tables; "
             "use the role probity_app (see `probity db migrate --help`)"
         )
     bypass = await system.fetchval("select rolbypassrls and not rolsuper from pg_roles where rolname = current_user")

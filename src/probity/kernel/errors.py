@@ -83,7 +83,8 @@ class TooMany(ProbityError):
     code = "too_many_requests"
 
     def __init__(self, message: str, /, *, retry_after_s: int = 1, **details: object) -> None:
-        super().__init__(message, **details)
+        super().__init__(message)
+        self.details = details
         self.retry_after_s = max(1, retry_after_s)
 
 
