@@ -32,7 +32,7 @@ class TestDatabase:
 @contextlib.contextmanager
 def cluster() -> Iterator[Path]:
     """Start PostgreSQL and yield its socket directory; everything is gone afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="pbt-", dir="/tmp"))  # noqa: S108  (a socket path has 107 bytes; the default may be longer)
+    root = Path(tempfile.mkdtemp(prefix="pbt-", dir="/tmp"))
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     binaries = _binaries(root, readable=user is not None)
     if user:
@@ -40,7 +40,12 @@ def cluster() -> Iterator[Path]:
 
     def run(*command: str) -> None:
         subprocess.run(
-            command, check=True, cwd=root, stdout=subprocess.DEVNULL, user=user.pw_uid if user else None, group=user.pw_gid if user else None
+            command,
+            check=True,
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
         )
 
     data = root / "data"
@@ -58,7 +63,9 @@ def create_database(socket: Path, name: str | None = None) -> TestDatabase:
     """Make one empty database with the three roles; migrating it is the caller's."""
     name = name or f"t{secrets.token_hex(6)}"
     asyncio.run(_create(socket, name))
-    return TestDatabase(*(Secret(f"postgresql://{role}@/{name}?host={socket}") for role in ("probity_owner", "probity_app", "probity_system")))
+    return TestDatabase(
+        *(Secret(f"postgresql://{role}@/{name}?host={socket}") for role in ("probity_owner", "probity_app", "probity_system"))
+    )
 
 
 async def _create(socket: Path, name: str) -> None:

@@ -30,7 +30,15 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         load({"PROBITY_PORT": "70000", "PROBITY_PUBLIC_URL": "ftp://x", "SB_JWT_TOKEN_TTL": "soon", "SB_ENV": "prod"})
 
     named = "\n".join(caught.value.problems)
-    for name in ("PROBITY_PORT", "PROBITY_PUBLIC_URL", "SB_JWT_TOKEN_TTL", "SB_ENV", "DATABASE_URL", "PROBITY_MASTER_KEYS", "SB_JWT_SECRET"):
+    for name in (
+        "PROBITY_PORT",
+        "PROBITY_PUBLIC_URL",
+        "SB_JWT_TOKEN_TTL",
+        "SB_ENV",
+        "DATABASE_URL",
+        "PROBITY_MASTER_KEYS",
+        "SB_JWT_SECRET",
+    ):
         assert name in named
 
 

@@ -187,7 +187,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("PROBITY_ENV", "SB_ENV"), "production", "`production` or `development`; development relaxes cookies and key checks"),
     Setting(("DATABASE_URL",), "", "PostgreSQL address with the role `probity_app`; `probity up` fills it in", is_secret=True),
     Setting(("DATABASE_SYSTEM_URL",), "", "the same database with the role `probity_system`", is_secret=True),
-    Setting(("DATABASE_MIGRATION_URL",), "", "the same database with the role that owns the tables; for `probity db migrate`", is_secret=True),
+    Setting(
+        ("DATABASE_MIGRATION_URL",), "", "the same database with the role that owns the tables; for `probity db migrate`", is_secret=True
+    ),
     Setting(("DATABASE_MAX_CONNS",), "10", "connections of the application role per server process"),
     Setting(("DATABASE_SYSTEM_MAX_CONNS",), "4", "connections of the system role per server process"),
     Setting(("PROBITY_HOST",), "127.0.0.1", "address to listen on"),

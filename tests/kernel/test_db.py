@@ -21,7 +21,11 @@ class JobRow(msgspec.Struct, frozen=True):
     ("sql", "statement", "names"),
     [
         ("select :a::int, :b, :a", "select $1::int, $2, $1", ("a", "b")),
-        ("select ':a', \":b\", x -- :c\n /* :d */ from t where y = :e", "select ':a', \":b\", x -- :c\n /* :d */ from t where y = $1", ("e",)),
+        (
+            "select ':a', \":b\", x -- :c\n /* :d */ from t where y = :e",
+            "select ':a', \":b\", x -- :c\n /* :d */ from t where y = $1",
+            ("e",),
+        ),
         ("select $$ :a $$, $x$ :b $x$, :c", "select $$ :a $$, $x$ :b $x$, $1", ("c",)),
     ],
 )
