@@ -8,8 +8,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from probity.kernel.db import Database
+from probity.kernel.db import Database, execute
+from probity.kernel.ids import new_id
 from probity.kernel.migrate import migrate
+from probity.kernel.principal import CredentialKind, OrgId, Principal, PrincipalKind, UserId, system_principal
 from tests import cluster
 from tests.fakes import FakeClock
 
@@ -42,6 +44,59 @@ async def db(pg: cluster.TestDatabase) -> AsyncIterator[Database]:
     finally:
         await database.close()
         await clean(pg)
+
+
+@pytest_asyncio.fixture
+async def org(db: Database) -> OrgId:
+    """An organization without members."""
+    return await _organization(db, "acme")
+
+
+@pytest_asyncio.fixture
+async def other_org(db: Database) -> OrgId:
+    """Another organization, whose rows nobody of `org` may see."""
+    return await _organization(db, "globex")
+
+
+@pytest.fixture
+def admin(org: OrgId) -> Principal:
+    """A person who holds every permission in `org`."""
+    return _holder_of_everything(org)
+
+
+@pytest.fixture
+def outsider(other_org: OrgId) -> Principal:
+    """A person who holds every permission in `other_org`."""
+    return _holder_of_everything(other_org)
+
+
+class _Everything(frozenset[str]):
+    """All permissions, also those that are named after this line was written."""
+
+    def __contains__(self, permission: object) -> bool:
+        return isinstance(permission, str)
+
+
+def _holder_of_everything(org_id: OrgId) -> Principal:
+    user_id = UserId(new_id())
+    return Principal(
+        kind=PrincipalKind.USER,
+        actor=f"user:{user_id}",
+        display="Ada Admin",
+        org_ids=(org_id,),
+        active_org=org_id,
+        permissions=_Everything(),
+        credential=CredentialKind.SESSION_COOKIE,
+        role="admin",
+        user_id=user_id,
+    )
+
+
+async def _organization(db: Database, slug: str) -> OrgId:
+    org_id = OrgId(new_id())
+    async with db.transaction(system_principal(org_id)) as tx:
+        await execute(tx, "insert into organizations (id, slug, name) values (:id, :slug, :slug)", id=org_id, slug=slug)
+    return org_id
 
 
 async def clean(pg: cluster.TestDatabase) -> None:
