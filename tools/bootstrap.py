@@ -105,7 +105,6 @@ def quiet_environment() -> dict[str, str]:
         environ.pop(name, None)
     environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     environ.setdefault("PIP_ROOT_USER_ACTION", "ignore")
-    environ.setdefault("UV_LINK_MODE", "copy" if WINDOWS else "hardlink")
     if "PIP_INDEX_URL" in environ:
         environ.setdefault("UV_DEFAULT_INDEX", environ["PIP_INDEX_URL"])
     if "PIP_CERT" in environ:
