@@ -7,7 +7,7 @@ lists them.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -25,6 +25,7 @@ from probity.kernel.secret import Secret
 
 T = TypeVar("T")
 Connection = asyncpg.Connection | PoolConnectionProxy
+CommitListener = Callable[[str, str], None]
 
 # A quoted text, a quoted name, a comment or a dollar-quoted body is copied; `::` is a cast; `:name` is a parameter.
 _TOKEN: Final = re.compile(
@@ -58,10 +59,15 @@ class OverPrivilegedRole(Exception):
 class Tx:
     """One open transaction. Functions that take one join it and never commit."""
 
-    __slots__ = ("conn",)
+    __slots__ = ("conn", "touched")
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
+        self.touched: set[tuple[str, str]] = set()
+
+    def touch(self, channel: str, key: str = "") -> None:
+        """Say that this transaction changes something others wait for; they hear of it after the commit (`Database.on_commit`)."""
+        self.touched.add((channel, key))
 
 
 class _PooledConnection(asyncpg.Connection):
@@ -76,6 +82,7 @@ class Database:
         self._app = app
         self._system = system
         self._system_dsn = system_dsn
+        self._listeners: list[CommitListener] = []
 
     @classmethod
     async def open(
@@ -125,19 +132,32 @@ class Database:
         """Open a transaction that sees the rows of `principal`'s organizations and no others."""
         async with _transaction(self._app, f"begin; set local probity.org_ids = '{_array_literal(principal.org_ids)}'") as tx:
             yield tx
+        self._announce(tx)
 
     @asynccontextmanager
     async def system(self) -> AsyncIterator[Tx]:
         """Open a transaction that sees every organization. Only for store functions named `..._all_tenants`."""
         async with _transaction(self._system, "begin") as tx:
             yield tx
+        self._announce(tx)
 
     @asynccontextmanager
     async def system_connection(self) -> AsyncIterator[Tx]:
         """Borrow a system connection without a transaction, for hot paths that are one statement."""
         with _translated():
             async with _borrow(self._system) as conn:
-                yield Tx(conn)
+                tx = Tx(conn)
+                yield tx
+        self._announce(tx)
+
+    def on_commit(self, listener: "CommitListener") -> None:
+        """Call `listener(channel, key)` after each commit for all that the transaction touched. It must not block or raise."""
+        self._listeners.append(listener)
+
+    def _announce(self, tx: Tx) -> None:
+        for channel, key in tx.touched:
+            for listener in self._listeners:
+                listener(channel, key)
 
     async def dedicated(self) -> asyncpg.Connection:
         """Open a connection of the system role outside the pool, for LISTEN and session locks. The caller closes it."""
