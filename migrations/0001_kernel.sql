@@ -57,11 +57,15 @@ create table jobs (
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 create index jobs_agent_ready on jobs (org_id, priority desc, run_at, id) where lane = 'agent' and state = 'queued';
-create index jobs_server_ready on jobs (priority desc, run_at, id) where lane = 'server' and state = 'queued';
+-- Tasks have no priority: the index starts with the time, so tasks of the future cost the claim nothing.
+create index jobs_server_ready on jobs (run_at, id) where lane = 'server' and state = 'queued';
 create index jobs_leased on jobs (lane, claim_expires_at) where state = 'claimed';
 create index jobs_by_org on jobs (org_id, created_at desc, id desc);
 create index jobs_by_run on jobs (run_id) where run_id is not null;
-create unique index jobs_dedupe on jobs (kind, dedupe_key) where dedupe_key is not null and state in ('queued', 'claimed');
+create index jobs_done on jobs (finished_at) where lane = 'server' and state in ('succeeded', 'cancelled');
+create index jobs_failed on jobs (finished_at desc) where lane = 'server' and state = 'failed';
+-- Only what still waits is a duplicate: work that already runs may have read the state from before the change that asks again.
+create unique index jobs_dedupe on jobs (kind, org_id, dedupe_key) nulls not distinct where dedupe_key is not null and state = 'queued';
 
 select probity_tenant_table('jobs');
 -- Server tasks belong to no transaction's organization set; a service may add one for its own organization or for none.
@@ -72,7 +76,5 @@ create table periodic_tasks (
     name text primary key,
     every_s double precision not null constraint periodic_tasks_every check (every_s > 0),
     next_at timestamptz not null default now(),
-    last_started_at timestamptz,
-    last_finished_at timestamptz,
-    last_error text
+    last_started_at timestamptz
 );
