@@ -105,6 +105,9 @@ def quiet_environment() -> dict[str, str]:
         environ.pop(name, None)
     environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     environ.setdefault("PIP_ROOT_USER_ACTION", "ignore")
+    # Trust what this machine trusts, as pip does: a proxy or mirror may have an issuer of its own.
+    environ.setdefault("UV_SYSTEM_CERTS", "1")
+    environ.setdefault("UV_NATIVE_TLS", "1")
     if "PIP_INDEX_URL" in environ:
         environ.setdefault("UV_DEFAULT_INDEX", environ["PIP_INDEX_URL"])
     if "PIP_CERT" in environ:
