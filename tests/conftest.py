@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 import pytest_asyncio
+from litestar import Litestar
 
+from probity import main
+from probity.config import Config, load
 from probity.kernel.db import Database, execute
 from probity.kernel.ids import new_id
 from probity.kernel.migrate import migrate
 from probity.kernel.principal import CredentialKind, OrgId, Principal, PrincipalKind, UserId, system_principal
-from tests import cluster
+from tests import cluster, http_app
 from tests.fakes import FakeClock
 
 
@@ -116,3 +120,45 @@ async def clean(pg: cluster.TestDatabase) -> None:
         await conn.execute(f"set session_replication_role = replica; {statements}")
     finally:
         await conn.close()
+
+
+@pytest.fixture
+def config(pg: cluster.TestDatabase, tmp_path: Path) -> Config:
+    """The settings of a development server on the test database, with its data in a temporary directory."""
+    return load(
+        {
+            "PROBITY_ENV": "development",
+            "DATABASE_URL": pg.app.reveal(),
+            "DATABASE_SYSTEM_URL": pg.system.reveal(),
+            "DATABASE_MIGRATION_URL": pg.owner.reveal(),
+            "PROBITY_MASTER_KEYS": "bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMzItYnl0ZXM=",
+            "SB_JWT_SECRET": "signing-key-of-the-tests-at-least-32-bytes",
+            "PROBITY_DATA_DIR": str(tmp_path),
+        }
+    )
+
+
+@pytest.fixture
+def callers() -> http_app.TestAuthenticator:
+    """Who a test says is calling: `http.get("/…", headers=callers.headers(admin))`."""
+    return http_app.TestAuthenticator()
+
+
+@pytest.fixture
+def app(db: Database, config: Config, callers: http_app.TestAuthenticator) -> Litestar:
+    """The whole application, not started; `db` cleans its rows afterwards."""
+    return main.build(config, authenticators=[callers])
+
+
+@pytest_asyncio.fixture
+async def http(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole application, in process."""
+    async with http_app.client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+def live_server(app: Litestar) -> Iterator[str]:
+    """The address of the whole application on a real socket, for streams and sockets."""
+    with http_app.served(app) as address:
+        yield address

@@ -53,6 +53,12 @@ class NotFound(ProbityError):
     code = "not_found"
 
 
+class RequestTimeout(ProbityError):
+    """The caller did not finish sending its request in time."""
+
+    code = "request_timeout"
+
+
 class Conflict(ProbityError):
     code = "conflict"
 
@@ -108,6 +114,7 @@ STATUS: Final[dict[type[ProbityError], int]] = {
     PlanLimit: 402,
     Denied: 403,
     NotFound: 404,
+    RequestTimeout: 408,
     Conflict: 409,
     Gone: 410,
     Precondition: 412,

@@ -1,1 +1,0 @@
-"""Audit: the append-only trail, its chain, signed checkpoints and their verifier."""

@@ -1,0 +1,81 @@
+"""What the gate knows of one request, kept in its scope."""
+
+from collections.abc import MutableMapping
+from typing import Any, Final, cast
+from uuid import UUID
+
+from litestar.connection import ASGIConnection
+
+from probity.kernel.http.dialect import Dialect
+from probity.kernel.principal import ANONYMOUS, Principal
+
+_KEY: Final = "probity"
+
+
+class Exchange:
+    """One request and its reply. Made by the gate, read by authenticators, handlers, error renderers and logs."""
+
+    __slots__ = ("client_ip", "dialect", "headers", "host", "nonce", "pin", "pinned_by_path", "principal", "request_id", "scheme")
+
+    def __init__(self, *, request_id: str, client_ip: str, scheme: str, host: str, pin: Dialect | None, dialect: Dialect) -> None:
+        self.request_id = request_id
+        self.client_ip = client_ip
+        self.scheme = scheme
+        self.host = host
+        self.pin = pin
+        self.dialect = dialect
+        self.principal: Principal = ANONYMOUS
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.nonce: str | None = None
+        self.pinned_by_path = False
+
+
+def bind(scope: MutableMapping[str, Any], exchange: Exchange) -> None:
+    scope[_KEY] = exchange
+
+
+def exchange_of(scope: Any) -> Exchange:
+    """Return the exchange of a scope that passed the gate."""
+    return cast("Exchange", scope[_KEY])
+
+
+def request_id(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the id that the reply carries in `X-Request-Id`: the caller's own (1-128 characters) or 32 hex digits."""
+    return exchange_of(request.scope).request_id
+
+
+def client_ip(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return the caller's address; forwarded headers count only when the peer is a trusted proxy."""
+    return exchange_of(request.scope).client_ip
+
+
+def wire_dialect(request: ASGIConnection[Any, Any, Any, Any]) -> Dialect:
+    """Return the dialect that the reply is written in: the pin, or what the route declared or chose."""
+    return exchange_of(request.scope).dialect
+
+
+def pinned_dialect(request: ASGIConnection[Any, Any, Any, Any]) -> Dialect | None:
+    """Return the dialect that the caller pinned by base path or host name; None at the root."""
+    return exchange_of(request.scope).pin
+
+
+def choose_dialect(request: ASGIConnection[Any, Any, Any, Any], dialect: Dialect) -> Dialect:
+    """Choose the dialect of this reply on a path that two contracts share. A pin cannot be overruled; returns what is in force."""
+    exchange = exchange_of(request.scope)
+    if exchange.pin is None:
+        exchange.dialect = dialect
+    return exchange.dialect
+
+
+def origin_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return scheme and host that the caller used (`https://probity.example`)."""
+    exchange = exchange_of(request.scope)
+    return f"{exchange.scheme}://{exchange.host}"
+
+
+def correlation_id(request: ASGIConnection[Any, Any, Any, Any]) -> UUID | None:
+    """Return the request id as a UUID when it is one (ours always are), for columns that hold UUIDs."""
+    try:
+        return UUID(request_id(request))
+    except ValueError:
+        return None

@@ -1,0 +1,26 @@
+"""What the operator decides about HTTP. `config` fills it; nothing here reads the environment."""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+import msgspec
+
+from probity.kernel.http.dialect import Dialect
+
+
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`public_url` is scheme, host and port as users type them; without one, the request's own host counts. Forwarded headers are
+    believed only from `trusted_proxies`. `compat_hosts` pins host names to dialects, beside `<dialect>.localhost`."""
+
+    public_url: str | None = None
+    production: bool = False
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    compat_hosts: Mapping[str, Dialect] = {}
+    cors_origins: tuple[str, ...] = ()
+    body_timeout_s: float = 10.0
+    stream_idle_timeout_s: float = 30.0
+    sign_in_path: str = "/sign-in"
+
+    @property
+    def is_https(self) -> bool:
+        return self.public_url is not None and self.public_url.startswith("https://")

@@ -1,0 +1,118 @@
+"""Builds the server from its configuration. The only module that knows all domains.
+
+Services exist only while the application runs, because the database is opened at start. `Services` lists them; its field names are the
+names under which handlers ask for them.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+
+from litestar import Litestar
+from litestar.types import ControllerRouterHandler
+
+from probity.config import Config
+from probity.kernel.clock import Clock, SystemClock
+from probity.kernel.db import Database
+from probity.kernel.http import health
+from probity.kernel.http.application import Running, assemble
+from probity.kernel.http.auth import Authenticator, Authenticators
+from probity.kernel.http.dialect import Dialect
+from probity.kernel.http.health import Features, Readiness
+from probity.kernel.http.hot import HotRoute
+from probity.kernel.http.settings import HttpSettings
+from probity.kernel.http.shutdown import Shutdown
+from probity.kernel.limits import LocalLimiter, overrides_from
+from probity.kernel.telemetry import Metrics
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that handlers may ask for."""
+
+    readiness: Readiness
+    features: Features
+    metrics: Metrics
+    shutdown: Shutdown
+    db: Database
+
+
+def build(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    authenticators: Sequence[Authenticator] = (),
+    routes: Sequence[ControllerRouterHandler] = (),
+) -> Litestar:
+    """Return the application: an ASGI callable that opens the database at start.
+
+    Args:
+        clock: the server's time; tests pass one that they move.
+        authenticators: asked before the server's own (tests).
+        routes: served beside the server's own (tests).
+    """
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    shutdown = Shutdown(drain_s=0.0)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[Running]:
+        async with AsyncExitStack() as stack:
+            db = await Database.open(
+                dsn=config.database.url,
+                system_dsn=config.database.system_url,
+                pool_size=config.database.pool_size,
+                system_pool_size=config.database.system_pool_size,
+            )
+            stack.push_async_callback(db.close)
+            services = Services(
+                readiness=Readiness({"postgres": db.ping}, shutdown),
+                features=Features(email=config.mail.smtp_url is not None),
+                metrics=metrics,
+                shutdown=shutdown,
+                db=db,
+            )
+            yield Running(
+                services={field.name: getattr(services, field.name) for field in fields(services)},
+                authenticator=Authenticators([*authenticators, *_authenticators(services)]),
+                limiter=LocalLimiter(clock, overrides_from(config.limits)),
+                hot_routes=_hot_routes(services),
+            )
+
+    return assemble(
+        routes=[*_routes(), *routes],
+        service_names=[field.name for field in fields(Services)],
+        start=start,
+        settings=_http_settings(config),
+        clock=clock,
+        metrics=metrics,
+        shutdown=shutdown,
+    )
+
+
+def _routes() -> list[ControllerRouterHandler]:
+    """Every route of the server, domain by domain."""
+    return [
+        *health.routes(),
+    ]
+
+
+def _authenticators(services: Services) -> list[Authenticator]:
+    """Who is asked who the caller is, in this order."""
+    return []
+
+
+def _hot_routes(services: Services) -> list[HotRoute]:
+    """Routes answered in front of the router."""
+    return []
+
+
+def _http_settings(config: Config) -> HttpSettings:
+    return HttpSettings(
+        public_url=config.http.public_url,
+        production=config.is_production,
+        trusted_proxies=tuple(ip_network(proxy, strict=False) for proxy in config.http.trusted_proxies),
+        compat_hosts={host: Dialect(name) for host, name in config.http.compat_hosts.items()},
+        cors_origins=config.http.cors_origins,
+    )

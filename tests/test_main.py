@@ -1,0 +1,27 @@
+"""The whole application starts and answers."""
+
+import httpx
+
+
+async def test_probes_answer(http: httpx.AsyncClient) -> None:
+    alive = await http.get("/healthz")
+    ready = await http.get("/readyz")
+    health = await http.get("/api/health")
+
+    assert alive.json() == {"status": "ok"}
+    assert ready.json() == {"status": "ready"}
+    assert health.json()["status"] == "ok"
+    assert set(health.json()) >= {"status", "db", "email", "billing", "observability", "version", "service", "timestamp"}
+
+
+async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
+    await http.get("/healthz")
+
+    reply = await http.get("/metrics")
+
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    assert "probity_http_request_duration_seconds_count" in reply.text
+
+
+def test_the_server_answers_on_a_real_socket(live_server: str) -> None:
+    assert httpx.get(f"{live_server}/healthz").json() == {"status": "ok"}
