@@ -1,0 +1,1 @@
+"""Audit: the append-only trail, its chain, signed checkpoints and their verifier."""
