@@ -85,7 +85,9 @@ def test_a_failing_suite_without_cases_is_an_error() -> None:
 
 
 def test_a_name_written_twice_is_two_cases() -> None:
-    twice = '<testsuite><testcase classname="C" name="n"><failure/></testcase><testcase classname="C" name="n"><error/></testcase></testsuite>'
+    twice = (
+        '<testsuite><testcase classname="C" name="n"><failure/></testcase><testcase classname="C" name="n"><error/></testcase></testsuite>'
+    )
 
     assert outcomes(twice) == {"C::n": "failed", "C::n#2": "error"}
 
@@ -114,7 +116,9 @@ def test_durations_that_are_none_are_zero(text: str) -> None:
 
 
 BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><testsuite><testcase name="&b;"/></testsuite>"""
-EXTERNAL = """<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><testsuite><testcase name="n"><failure>&a;</failure></testcase></testsuite>"""
+EXTERNAL = (
+    """<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><testsuite><testcase name="n"><failure>&a;</failure></testcase></testsuite>"""
+)
 PARAMETER = """<!DOCTYPE x [<!ENTITY % a SYSTEM "http://127.0.0.1/x"> %a;]><testsuite/>"""
 
 
@@ -125,7 +129,16 @@ def test_entities_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "not xml", "<html></html>", "<testsuite>", "<testsuite></x>", '<?xml version="1.0" encoding="nope"?><testsuite/>', "<testsuite>\x00</testsuite>"]
+    "text",
+    [
+        "",
+        "not xml",
+        "<html></html>",
+        "<testsuite>",
+        "<testsuite></x>",
+        '<?xml version="1.0" encoding="nope"?><testsuite/>',
+        "<testsuite>\x00</testsuite>",
+    ],
 )
 def test_other_files_are_refused(text: str) -> None:
     with pytest.raises(JUnitError):
@@ -145,7 +158,9 @@ def test_long_output_is_cut() -> None:
 
 
 def test_memory_does_not_grow_with_the_file() -> None:
-    body = b"<testsuite name='s'>" + b"".join(b"<testcase classname='c' name='n%d'><failure>%s</failure></testcase>" % (n, b"x" * 2000) for n in range(5_000))
+    body = b"<testsuite name='s'>" + b"".join(
+        b"<testcase classname='c' name='n%d'><failure>%s</failure></testcase>" % (n, b"x" * 2000) for n in range(5_000)
+    )
     stream = io.BytesIO(body + b"</testsuite>")
     tracemalloc.start()
     count = sum(1 for _ in iter_cases(stream))

@@ -171,7 +171,9 @@ class _Reader:
             self._text = _Text()
         elif tag in ("failure", "error") and self._in("testsuite"):
             # A suite that could not be set up has no case of its own.
-            self._case = _OpenCase({"classname": self._suite() or "", "name": "(suite)"}, [_Verdict(tag, attrs.get("message"), attrs.get("type"))])
+            self._case = _OpenCase(
+                {"classname": self._suite() or "", "name": "(suite)"}, [_Verdict(tag, attrs.get("message"), attrs.get("type"))]
+            )
             self._text = _Text()
         elif tag in ("system-out", "system-err") and self._in("testcase"):
             self._text = _Text()
