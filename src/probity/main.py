@@ -25,6 +25,8 @@ from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.limits import LocalLimiter, overrides_from
 from probity.kernel.telemetry import Metrics
+from probity.web import routes as web
+from probity.web.pages import Pages
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Services:
     metrics: Metrics
     shutdown: Shutdown
     db: Database
+    pages: Pages
 
 
 def build(
@@ -55,6 +58,7 @@ def build(
     clock = clock or SystemClock()
     metrics = Metrics()
     shutdown = Shutdown(drain_s=0.0)
+    pages = Pages(clock)
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
@@ -72,6 +76,7 @@ def build(
                 metrics=metrics,
                 shutdown=shutdown,
                 db=db,
+                pages=pages,
             )
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
@@ -88,6 +93,7 @@ def build(
         clock=clock,
         metrics=metrics,
         shutdown=shutdown,
+        pages=pages.failure,
     )
 
 
@@ -95,6 +101,7 @@ def _routes() -> list[ControllerRouterHandler]:
     """Every route of the server, domain by domain."""
     return [
         *health.routes(),
+        *web.routes(),
     ]
 
 

@@ -19,7 +19,7 @@ from probity.kernel.http.auth import Authenticator, provide_principal
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import exchange_of
 from probity.kernel.http.failures import InvalidInput
-from probity.kernel.http.gate import Gate, failure_reply
+from probity.kernel.http.gate import ErrorPages, Gate, failure_reply
 from probity.kernel.http.groups import all_rules
 from probity.kernel.http.hot import HotRoute
 from probity.kernel.http.request import ProbityRequest
@@ -54,6 +54,7 @@ def assemble(
     shutdown: Shutdown,
     tiers: Mapping[Dialect, Sequence[Policy]] | None = None,
     openapi: OpenAPIConfig | None = None,
+    pages: ErrorPages | None = None,
     **options: Any,
 ) -> Litestar:
     """Return the application.
@@ -61,6 +62,7 @@ def assemble(
     Args:
         start: opens databases and makes the services; closes them at shutdown.
         tiers: what every route of a dialect is counted against, before its own limits.
+        pages: draws the error pages of the pages' own dialect.
 
     Raises:
         UndeclaredAccess: a route does not say who may call it.
@@ -100,7 +102,7 @@ def assemble(
         **options,
     )
     inner = cast("ASGIApp", app.asgi_handler)
-    gate = Gate(app, inner, rules=all_rules(app), settings=settings, tiers=tiers or {}, clock=clock, metrics=metrics)
+    gate = Gate(app, inner, rules=all_rules(app), settings=settings, tiers=tiers or {}, clock=clock, metrics=metrics, pages=pages)
     app.asgi_handler = cast("Any", gate)
     return app
 

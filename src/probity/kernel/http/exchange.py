@@ -7,6 +7,7 @@ from uuid import UUID
 from litestar.connection import ASGIConnection
 
 from probity.kernel.http.dialect import Dialect
+from probity.kernel.http.render import PageRenderer
 from probity.kernel.principal import ANONYMOUS, Principal
 
 _KEY: Final = "probity"
@@ -15,7 +16,7 @@ _KEY: Final = "probity"
 class Exchange:
     """One request and its reply. Made by the gate, read by authenticators, handlers, error renderers and logs."""
 
-    __slots__ = ("client_ip", "dialect", "headers", "host", "nonce", "pin", "pinned_by_path", "principal", "request_id", "scheme")
+    __slots__ = ("client_ip", "dialect", "headers", "host", "nonce", "page", "pin", "pinned_by_path", "principal", "request_id", "scheme")
 
     def __init__(self, *, request_id: str, client_ip: str, scheme: str, host: str, pin: Dialect | None, dialect: Dialect) -> None:
         self.request_id = request_id
@@ -27,6 +28,8 @@ class Exchange:
         self.principal: Principal = ANONYMOUS
         self.headers: list[tuple[bytes, bytes]] = []
         self.nonce: str | None = None
+        # Draws this request's error page; None where the server has no pages.
+        self.page: PageRenderer | None = None
         self.pinned_by_path = False
 
 

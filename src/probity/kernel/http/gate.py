@@ -2,8 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
@@ -35,6 +36,9 @@ log = structlog.get_logger("probity.http")
 _COMPAT: Final = "/compat/"
 _MAX_REQUEST_ID: Final = 128
 
+# Draws the page for a failed request; its theme and its reader are in the scope.
+ErrorPages = Callable[[Scope, Case], WireReply]
+
 
 class Gate:
     """Pure ASGI. Wraps the application; every reply, whatever happens inside, leaves through `_Reply`."""
@@ -49,6 +53,7 @@ class Gate:
         tiers: Mapping[Dialect, Sequence[Policy]],
         clock: Clock,
         metrics: Metrics,
+        pages: ErrorPages | None = None,
     ) -> None:
         self._app = app
         self._inner = inner
@@ -58,6 +63,7 @@ class Gate:
         self._hot = HotTable(())
         self._clock = clock
         self._metrics = metrics
+        self._pages = pages
         self._hosts = {f"{dialect}.localhost": dialect for dialect in PINNABLE} | dict(settings.compat_hosts)
 
     def open(self, authenticator: Authenticator, limiter: Limiter, hot_routes: Sequence[HotRoute]) -> None:
@@ -117,6 +123,8 @@ class Gate:
             dialect=pin or dialect_of_path(path),
         )
         exchange.pinned_by_path = pinned_by_path
+        if self._pages is not None:
+            exchange.page = partial(self._pages, scope)
         bind(scope, exchange)
         return exchange
 
@@ -262,7 +270,8 @@ def failure_reply(scope: Scope, exchange: Exchange, error: Exception, clock: Clo
             path=scope["path"],
             now=clock.now(),
             pinned=exchange.pin is not None,
-        )
+        ),
+        exchange.page,
     )
 
 

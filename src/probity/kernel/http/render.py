@@ -64,8 +64,14 @@ class WireReply(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def render(case: Case) -> WireReply:
-    """Return the reply for a failed request in the words and shape of its dialect."""
+PageRenderer = Callable[[Case], WireReply]
+
+
+def render(case: Case, page: PageRenderer | None = None) -> WireReply:
+    """Return the reply for a failed request in the words and shape of its dialect; `page` draws the pages' own, where there are any."""
+    if page is not None and case.dialect is Dialect.PAGES:
+        drawn = page(case)
+        return WireReply(drawn.status, drawn.body, drawn.media_type, (*drawn.headers, *_headers(case)))
     status, body, media_type = _RENDERERS[case.dialect](case)
     return WireReply(status, body, media_type, tuple(_headers(case)))
 
@@ -294,8 +300,7 @@ def _page(case: Case) -> Rendered:
     text = {404: "There is no page at this address."}.get(case.status, case.message)
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{phrase} - Probity</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;"
-        "max-width:36rem;padding:0 1rem}</style>"
+        f"<title>{phrase} - Probity</title>"
         f"<main><h1>{phrase}</h1><p>{html.escape(text)}</p><p><a href='/'>Back to the start page</a></p>"
         f"<p><small>Request {html.escape(case.request_id)}</small></p></main></html>"
     )

@@ -41,7 +41,7 @@ def answer(scope: Scope, exchange: Exchange, exists: Exists, now: datetime) -> W
         now=now,
         pinned=exchange.pin is not None,
     )
-    return render(case)
+    return render(case, exchange.page)
 
 
 def _redirect(path: str, method: str, exchange: Exchange, exists: Exists) -> str | None:

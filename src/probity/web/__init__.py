@@ -1,0 +1,1 @@
+"""The pages: server-rendered views over the same services as the API, one folder per area."""

@@ -1,0 +1,1 @@
+"""Agents: who is there, what they can do, what they are doing."""

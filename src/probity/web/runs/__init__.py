@@ -1,0 +1,1 @@
+"""Runs: the list, one run live, its cases, log and artifacts."""
