@@ -1,0 +1,1 @@
+"""Fleet: agents, how they join, prove who they are, stay alive and leave."""
