@@ -8,10 +8,12 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from probity.kernel.limits import overrides_from
 from probity.kernel.secret import Secret
 
 T = TypeVar("T")
@@ -44,11 +46,15 @@ class HttpConfig:
     host: str
     port: int
     public_url: str
-    trusted_proxies: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     compat_hosts: Mapping[str, str]
     cors_origins: tuple[str, ...]
     artifact_origin: str | None
     shutdown_grace_s: float
+    drain_s: float
+    body_timeout_s: float
+    tls_cert: Path | None
+    tls_key: Path | None
 
     @property
     def is_https(self) -> bool:
@@ -147,11 +153,15 @@ def load(environ: Mapping[str, str]) -> Config:
             host=reader.text("PROBITY_HOST"),
             port=reader.integer("PROBITY_PORT", 0, 65535),
             public_url=reader.parsed("PROBITY_PUBLIC_URL", _origin),
-            trusted_proxies=reader.words("PROBITY_TRUSTED_PROXIES"),
+            trusted_proxies=reader.parsed("PROBITY_TRUSTED_PROXIES", _networks),
             compat_hosts=reader.parsed("PROBITY_COMPAT_HOSTS", _host_map),
             cors_origins=reader.words("CORS_ORIGIN"),
             artifact_origin=reader.text("PROBITY_ARTIFACT_ORIGIN") or None,
             shutdown_grace_s=reader.parsed("PROBITY_SHUTDOWN_GRACE", duration_s),
+            drain_s=reader.integer("PROBITY_DRAIN", 0, 600),
+            body_timeout_s=reader.parsed("PROBITY_BODY_TIMEOUT", duration_s),
+            tls_cert=reader.path("PROBITY_TLS_CERT"),
+            tls_key=reader.path("PROBITY_TLS_KEY"),
         ),
         keys=KeysConfig(
             master=reader.parsed("PROBITY_MASTER_KEYS", _master_keys, is_secret=True),
@@ -176,6 +186,10 @@ def load(environ: Mapping[str, str]) -> Config:
         ),
         limits={name: value for name, value in environ.items() if name.startswith("PROBITY_LIMIT_")},
     )
+    try:
+        overrides_from(config.limits)
+    except ValueError as error:
+        reader.problems.append(str(error))
     if production:
         reader.refuse_development_keys()
     if reader.problems:
@@ -200,6 +214,10 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("CORS_ORIGIN", "ALLOWED_ORIGINS"), "", "origins that browsers may call from, comma separated"),
     Setting(("PROBITY_ARTIFACT_ORIGIN",), "", "a second origin of this server for HTML artifacts"),
     Setting(("PROBITY_SHUTDOWN_GRACE", "API_SHUTDOWN_GRACE"), "15s", "how long a stopping server waits for requests and tasks"),
+    Setting(("PROBITY_DRAIN",), "0", "seconds that a stopping server goes on serving with `/readyz` at 503, for balancers to notice"),
+    Setting(("PROBITY_BODY_TIMEOUT",), "10s", "how long a request body may take to arrive; uploads: the longest pause within one"),
+    Setting(("PROBITY_TLS_CERT",), "", "path of a certificate chain (PEM) to serve https without a proxy"),
+    Setting(("PROBITY_TLS_KEY",), "", "path of its private key (PEM)"),
     Setting(
         ("PROBITY_MASTER_KEYS", "SB_WRAP_MASTER_KEY"),
         "",
@@ -266,6 +284,10 @@ class _Reader:
     def choice(self, name: str, choices: Mapping[str, T]) -> T:
         return self.parsed(name, lambda text: choices[text.lower()], hint="one of " + ", ".join(choices))
 
+    def path(self, name: str) -> Path | None:
+        value = self._raw(name)[1]
+        return Path(value) if value else None
+
     def words(self, name: str) -> tuple[str, ...]:
         return tuple(word.strip() for word in self._raw(name)[1].split(",") if word.strip())
 
@@ -327,6 +349,13 @@ def _origin(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("an address such as https://probity.example.com")
     return text.rstrip("/")
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(word.strip(), strict=False) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ValueError("addresses or networks such as 10.0.0.0/8, comma separated") from None
 
 
 def _host_map(text: str) -> dict[str, str]:

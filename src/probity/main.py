@@ -7,7 +7,6 @@ names under which handlers ask for them.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
-from ipaddress import ip_network
 
 from litestar import Litestar
 from litestar.types import ControllerRouterHandler
@@ -19,11 +18,13 @@ from probity.kernel.http import health
 from probity.kernel.http.application import Running, assemble
 from probity.kernel.http.auth import Authenticator, Authenticators
 from probity.kernel.http.dialect import Dialect
-from probity.kernel.http.health import Features, Readiness
+from probity.kernel.http.health import Check, Features, Readiness
 from probity.kernel.http.hot import HotRoute
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
-from probity.kernel.limits import LocalLimiter, overrides_from
+from probity.kernel.http.tiers import TIERS
+from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
+from probity.kernel.redis_limits import RedisLimiter
 from probity.kernel.telemetry import Metrics
 from probity.web import routes as web
 from probity.web.pages import Pages
@@ -57,7 +58,8 @@ def build(
     """
     clock = clock or SystemClock()
     metrics = Metrics()
-    shutdown = Shutdown(drain_s=0.0)
+    shutdown = Shutdown(drain_s=config.http.drain_s)
+    limits = overrides_from(config.limits)
     pages = Pages(clock)
 
     @asynccontextmanager
@@ -70,8 +72,15 @@ def build(
                 system_pool_size=config.database.system_pool_size,
             )
             stack.push_async_callback(db.close)
+            checks: dict[str, Check] = {"postgres": db.ping}
+            limiter: Limiter = LocalLimiter(clock, limits)
+            if config.redis.url is not None:
+                shared = RedisLimiter(config.redis.url, config.redis.namespace, metrics.limiter_failures, limits)
+                stack.push_async_callback(shared.close)
+                checks["redis"] = shared.ping
+                limiter = shared
             services = Services(
-                readiness=Readiness({"postgres": db.ping}, shutdown),
+                readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
                 metrics=metrics,
                 shutdown=shutdown,
@@ -81,7 +90,7 @@ def build(
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
                 authenticator=Authenticators([*authenticators, *_authenticators(services)]),
-                limiter=LocalLimiter(clock, overrides_from(config.limits)),
+                limiter=limiter,
                 hot_routes=_hot_routes(services),
             )
 
@@ -94,6 +103,7 @@ def build(
         metrics=metrics,
         shutdown=shutdown,
         pages=pages.failure,
+        tiers=TIERS,
     )
 
 
@@ -119,7 +129,8 @@ def _http_settings(config: Config) -> HttpSettings:
     return HttpSettings(
         public_url=config.http.public_url,
         production=config.is_production,
-        trusted_proxies=tuple(ip_network(proxy, strict=False) for proxy in config.http.trusted_proxies),
+        trusted_proxies=config.http.trusted_proxies,
         compat_hosts={host: Dialect(name) for host, name in config.http.compat_hosts.items()},
         cors_origins=config.http.cors_origins,
+        body_timeout_s=config.http.body_timeout_s,
     )

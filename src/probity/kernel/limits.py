@@ -14,12 +14,10 @@ from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-import structlog
 
 from probity.kernel.clock import Clock
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
 
 # A table of callers that only grows is a way to fill our memory; the least recently seen caller is forgotten first.
 _MAX_KEYS: Final = 100_000
@@ -36,6 +34,7 @@ class Per(StrEnum):
 
     IP = "ip"
     USER = "user"  # the signed-in caller, else the address
+    MEMBER = "member"  # the signed-in caller; others are not counted
     ORGANIZATION = "organization"  # the caller's organization, else the address
     AGENT = "agent"  # the agent, else the address
 
@@ -53,6 +52,7 @@ class Policy(msgspec.Struct, frozen=True):
     algorithm: Algorithm = Algorithm.SLIDING_WINDOW
     per: Per = Per.IP
     message: str | None = None
+    methods: tuple[str, ...] = ()  # only these are counted; all when empty
     quiet: bool = False  # the contract sends no limit headers for this budget, only Retry-After with the refusal
 
 
@@ -116,7 +116,7 @@ class LocalLimiter:
         count += 1
         self._windows[name] = (ends, count)
         _keep_recent(self._windows, name, self._max_keys)
-        return _window_verdict(policy, count, ends - now)
+        return window_verdict(policy, allowed=count <= policy.limit, count=count, left_s=ends - now)
 
     def _sliding_window(self, policy: Policy, name: str, now: float) -> Verdict:
         hits = self._hits.setdefault(name, deque())
@@ -127,7 +127,7 @@ class LocalLimiter:
             hits.append(now)
         _keep_recent(self._hits, name, self._max_keys)
         oldest = hits[0] if hits else now
-        return _sliding_verdict(policy, allowed, len(hits), policy.window_s - (now - oldest))
+        return window_verdict(policy, allowed=allowed, count=len(hits), left_s=policy.window_s - (now - oldest))
 
     def _bucket(self, policy: Policy, name: str, now: float) -> Verdict:
         tokens, at = self._buckets.get(name, (float(policy.limit), now))
@@ -136,7 +136,7 @@ class LocalLimiter:
         tokens -= allowed
         self._buckets[name] = (tokens, now)
         _keep_recent(self._buckets, name, self._max_keys)
-        return _bucket_verdict(policy, allowed, tokens)
+        return bucket_verdict(policy, allowed=allowed, tokens=tokens)
 
 
 def _keep_recent(table: "OrderedDict[str, T]", name: str, max_keys: int) -> None:
@@ -145,20 +145,14 @@ def _keep_recent(table: "OrderedDict[str, T]", name: str, max_keys: int) -> None
         table.popitem(last=False)
 
 
-def _window_verdict(policy: Policy, count: int, left_s: float) -> Verdict:
-    allowed = count <= policy.limit
+def window_verdict(policy: Policy, *, allowed: bool, count: int, left_s: float) -> Verdict:
     return Verdict(allowed, policy.limit, max(0, policy.limit - count), left_s, 0.0 if allowed else left_s)
 
 
-def _sliding_verdict(policy: Policy, allowed: bool, count: int, left_s: float) -> Verdict:
-    return Verdict(allowed, policy.limit, max(0, policy.limit - count), left_s, 0.0 if allowed else left_s)
-
-
-def _bucket_verdict(policy: Policy, allowed: bool, tokens: float) -> Verdict:
+def bucket_verdict(policy: Policy, *, allowed: bool, tokens: float) -> Verdict:
     per_token_s = policy.window_s / policy.limit
-    return Verdict(
-        allowed, policy.limit, int(tokens), (policy.limit - tokens) * per_token_s, 0.0 if allowed else (1 - tokens) * per_token_s
-    )
+    wait_s = 0.0 if allowed else (1 - tokens) * per_token_s
+    return Verdict(allowed, policy.limit, int(tokens), (policy.limit - tokens) * per_token_s, wait_s)
 
 
 def overrides_from(environ: Mapping[str, str]) -> Overrides:

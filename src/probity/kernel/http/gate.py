@@ -182,7 +182,8 @@ class Gate:
         if scope["method"] not in csrf.SAFE_METHODS and rule.csrf:
             self._check_csrf(connection, exchange)
         await self._authenticate(connection, exchange, rule)
-        await self._count(exchange, (*self._tiers.get(exchange.dialect, ()), *rule.limits))
+        tiers = self._tiers.get(exchange.dialect, ()) if rule.tiered else ()
+        await self._count(exchange, scope["method"], (*tiers, *rule.limits))
         check_access(rule, exchange.principal)
         limited = bodies.guarded(
             receive,
@@ -244,8 +245,12 @@ class Gate:
                 principal=exchange.principal.actor, org_id=str(exchange.principal.active_org) if exchange.principal.active_org else None
             )
 
-    async def _count(self, exchange: Exchange, policies: Sequence[Policy]) -> None:
+    async def _count(self, exchange: Exchange, method: str, policies: Sequence[Policy]) -> None:
         for policy in policies:
+            if policy.methods and method not in policy.methods:
+                continue
+            if policy.per is Per.MEMBER and exchange.principal.is_anonymous:
+                continue
             verdict = await self._limiter.hit(policy, _limit_key(policy, exchange))
             exchange.headers = limit_headers(exchange.dialect, policy, verdict, self._clock.now()) or exchange.headers
             if not verdict.allowed:
@@ -289,7 +294,7 @@ def _cookies(header: str | None) -> dict[str, str]:
 
 def _limit_key(policy: Policy, exchange: Exchange) -> str:
     principal = exchange.principal
-    if policy.per is Per.USER and not principal.is_anonymous:
+    if policy.per in (Per.USER, Per.MEMBER) and not principal.is_anonymous:
         return f"user:{principal.user_id or principal.actor}"
     if policy.per is Per.ORGANIZATION and principal.active_org is not None:
         return f"org:{principal.active_org}"

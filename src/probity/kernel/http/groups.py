@@ -40,7 +40,7 @@ class RouteRule(msgspec.Struct, frozen=True):
     """What the gate checks before a handler runs.
 
     `body_limit` is in bytes. `streamed` bodies have no total time limit, only one between chunks. `csrf` is off for the few writes that
-    must work with a stale cookie (sign-in, sign-out).
+    must work with a stale cookie (sign-in, sign-out). `tiered` is off for routes outside their dialect's general budget.
     """
 
     dialects: tuple[Dialect, ...]
@@ -50,6 +50,7 @@ class RouteRule(msgspec.Struct, frozen=True):
     body_limit: int
     streamed: bool
     csrf: bool
+    tiered: bool
 
     @property
     def dialect(self) -> Dialect:
@@ -70,7 +71,7 @@ def route_group(
 
     Each handler declares who may call it: `permission="agent.list"`, `authenticated=True`, `public=True` or `agent=True`; a group may
     declare it for all its handlers. Further per handler or group: `limits=(Policy, …)`, `body_limit=bytes`, `streamed=True`,
-    `csrf=False`.
+    `csrf=False`, `tiered=False`.
     """
     opt["dialects"] = (dialect, *also)
     return Router(path, route_handlers=handlers, opt=opt, dependencies=dependencies, tags=tags)
@@ -108,6 +109,7 @@ def rule_of(handler: BaseRouteHandler) -> RouteRule:
         body_limit=opt.get("body_limit", BODY_LIMIT[dialects[0]]),
         streamed=opt.get("streamed", False),
         csrf=opt.get("csrf", True),
+        tiered=opt.get("tiered", True),
     )
 
 
