@@ -52,14 +52,12 @@ create table audit_chain (
     event_hash bytea not null constraint audit_chain_event_hash check (length(event_hash) = 32),
     prev_hash bytea not null constraint audit_chain_prev_hash check (length(prev_hash) = 32),
     chain_hash bytea not null constraint audit_chain_chain_hash check (length(chain_hash) = 32),
-    sealed_at timestamptz not null default clock_timestamp(),
     primary key (org_id, seq),
     constraint audit_chain_event_once unique (event_id)
 );
 
 -- Signed heads of a chain. 'head': taken now and then. 'boundary': everything up to seq was removed by retention.
 create table audit_checkpoints (
-    id uuid primary key,
     org_id uuid not null,
     kind text not null constraint audit_checkpoints_kind check (kind in ('head', 'boundary')),
     seq bigint not null,
@@ -67,8 +65,18 @@ create table audit_checkpoints (
     signed_at timestamptz not null,
     key_id text not null,
     signature bytea not null,
-    constraint audit_checkpoints_once unique (org_id, seq, kind)
+    primary key (org_id, seq, kind)
 );
+
+-- Public keys that signed checkpoints, each endorsed by the key that was current when it was last seen: after the master key is changed
+-- and the old one taken away, what the old one signed can still be checked.
+create table audit_keys (
+    key_id text primary key,
+    public_key bytea not null constraint audit_keys_public_key check (length(public_key) = 32),
+    endorsed_by text not null,
+    endorsement bytea not null
+);
+revoke insert, update, delete, truncate on audit_keys from probity_app;
 
 select probity_tenant_table(name::regclass) from unnest(array['audit_events', 'audit_unsealed', 'audit_chain', 'audit_checkpoints']) as name;
 

@@ -99,7 +99,7 @@ async def test_rows_stay_as_they_were_written(db: Database, pg: TestDatabase, ta
         event_id = await service.record(tx, PRINCIPAL, Action.AGENT_MINT, "agent:1")
     async with db.system() as tx:
         await execute(tx, "insert into audit_chain values (:org, 1, :id, sha256(''), sha256(''), sha256(''))", org=US, id=event_id)
-        await execute(tx, "insert into audit_checkpoints values (:id, :org, 'head', 1, sha256(''), now(), 'k', '')", org=US, id=event_id)
+        await execute(tx, "insert into audit_checkpoints values (:org, 'head', 1, sha256(''), now(), 'k', '')", org=US)
 
     connection = await asyncpg.connect(getattr(pg, role).reveal())
     try:

@@ -1,6 +1,7 @@
 """What can go wrong with the trail."""
 
-from probity.kernel.errors import Invalid, ProbityError
+from probity.audit.models import Break
+from probity.kernel.errors import Conflict, Invalid, ProbityError
 
 
 class UnsafeMetadata(ProbityError):
@@ -11,3 +12,14 @@ class UnsafeMetadata(ProbityError):
 
 class InvalidFilter(Invalid):
     code = "audit.invalid_filter"
+
+
+class ChainBroken(Conflict):
+    code = "audit.chain_broken"
+
+    def __init__(self, broken: Break) -> None:
+        super().__init__(
+            f"the audit trail does not verify ({broken.reason}); run `probity audit verify` and look into it first",
+            reason=broken.reason,
+            seq=broken.seq,
+        )

@@ -116,3 +116,82 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None = None
     until: datetime | None = None
     limit: int = 100
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a chain. `org_id` is `INSTALLATION` for events that belong to no organization."""
+
+    org_id: UUID
+    seq: int
+    event_id: UUID
+    event_hash: bytes
+    prev_hash: bytes
+    chain_hash: bytes
+
+
+class CheckpointKind(StrEnum):
+    HEAD = "head"
+    BOUNDARY = "boundary"
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed statement that a chain's link `seq` had `chain_hash`; a boundary also says that retention removed everything up to it."""
+
+    org_id: UUID
+    kind: CheckpointKind
+    seq: int
+    chain_hash: bytes
+    signed_at: datetime
+    key_id: str
+    signature: bytes
+
+
+class EndorsedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A public key (raw Ed25519) and the statement of another key that it is ours."""
+
+    key_id: str
+    public_key: bytes
+    endorsed_by: str
+    endorsement: bytes
+
+
+class BreakReason(StrEnum):
+    """What is wrong with a trail; the spelling is API."""
+
+    EVENT_CHANGED = "event_changed"
+    EVENT_MISSING = "event_missing"
+    EVENT_UNSEALED = "event_unsealed"
+    LINK_CHANGED = "link_changed"
+    LINK_MISSING = "link_missing"
+    LINK_REORDERED = "link_reordered"
+    CHECKPOINT_CHANGED = "checkpoint_changed"
+    CHECKPOINT_DIFFERS = "checkpoint_differs"
+    TAIL_CUT = "tail_cut"
+    HEADS_FILE_CHANGED = "heads_file_changed"
+    EXPORT_CHANGED = "export_changed"
+
+
+class Break(msgspec.Struct, frozen=True, kw_only=True):
+    """The first thing that is wrong: where in the chain, and with which event when there is one."""
+
+    reason: BreakReason
+    seq: int | None
+    event_id: UUID | None
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of checking one chain.
+
+    `first_seq` is above 1 when retention removed what came before. `checkpoints` counts signed heads that were held against the chain,
+    those in the file outside the database included. `key_trusted` is False when only the keys inside an export vouch for it.
+    """
+
+    org_id: UUID
+    verified: bool
+    key_trusted: bool
+    events: int
+    first_seq: int
+    last_seq: int
+    chain_hash: str
+    checkpoints: int
+    broken: Break | None
