@@ -334,8 +334,6 @@ class _Reply:
         headers = list(reply.headers)
         if reply.body or reply.status not in (204, 304):
             headers += [(b"content-type", reply.media_type), (b"content-length", str(len(reply.body)).encode())]
-        if reply.status == 408:
-            headers.append((b"connection", b"close"))
         await self({"type": "http.response.start", "status": reply.status, "headers": headers})
         await self({"type": "http.response.body", "body": reply.body, "more_body": False})
 
@@ -353,6 +351,8 @@ class _Reply:
         ]
         headers += [pair for pair in added if pair[0] not in present]
         headers.append((b"x-request-id", exchange.request_id.encode()))
+        if self.status == 408:
+            headers.append((b"connection", b"close"))
         return headers
 
     def finish(self) -> None:
