@@ -56,7 +56,11 @@ create table jobs (
     constraint jobs_claimed_has_lease check (state <> 'claimed' or (claimed_by is not null and claim_expires_at is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
-create index jobs_agent_ready on jobs (org_id, priority desc, run_at, id) where lane = 'agent' and state = 'queued';
+-- A claim looks at its agent's own jobs first, then at those for anybody, one capability at a time: jobs that nobody here can do cost nothing.
+create index jobs_pinned on jobs (org_id, agent_id, priority desc, run_at, id)
+    where lane = 'agent' and state = 'queued' and agent_id is not null;
+create index jobs_open on jobs (org_id, coalesce(capability, ''), priority desc, run_at, id)
+    where lane = 'agent' and state = 'queued' and agent_id is null;
 -- Tasks have no priority: the index starts with the time, so tasks of the future cost the claim nothing.
 create index jobs_server_ready on jobs (run_at, id) where lane = 'server' and state = 'queued';
 create index jobs_leased on jobs (lane, claim_expires_at) where state = 'claimed';

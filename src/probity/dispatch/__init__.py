@@ -1,0 +1,1 @@
+"""Dispatch: jobs for agents, their leases and their ends."""
