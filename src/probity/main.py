@@ -4,15 +4,22 @@ Services exist only while the application runs, because the database is opened a
 names under which handlers ask for them.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 from litestar import Litestar
 from litestar.types import ControllerRouterHandler
 
+from probity.audit import routes as audit_routes
+from probity.audit.heads import HeadsFile
+from probity.audit.sealer import Sealer
+from probity.audit.service import AuditService
 from probity.config import Config
 from probity.kernel.clock import Clock, SystemClock
+from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database
 from probity.kernel.http import health
 from probity.kernel.http.application import Running, assemble
@@ -24,6 +31,7 @@ from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.http.tiers import TIERS
 from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
+from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
 from probity.kernel.telemetry import Metrics
 from probity.web import routes as web
@@ -40,6 +48,8 @@ class Services:
     shutdown: Shutdown
     db: Database
     pages: Pages
+    ring: KeyRing
+    audit: AuditService
 
 
 def build(
@@ -61,6 +71,8 @@ def build(
     shutdown = Shutdown(drain_s=config.http.drain_s)
     limits = overrides_from(config.limits)
     pages = Pages(clock)
+    ring = KeyRing.of(config.keys.master, refuse_weak=config.is_production)
+    heads = HeadsFile(config.storage.data_dir)
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
@@ -79,6 +91,8 @@ def build(
                 stack.push_async_callback(shared.close)
                 checks["redis"] = shared.ping
                 limiter = shared
+            sealer = Sealer(db, clock, ring, heads)
+            await stack.enter_async_context(_running(sealer.run))
             services = Services(
                 readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
@@ -86,6 +100,8 @@ def build(
                 shutdown=shutdown,
                 db=db,
                 pages=pages,
+                ring=ring,
+                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames()),
             )
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
@@ -107,10 +123,33 @@ def build(
     )
 
 
+class _ActorNames:
+    """Tells the trail who stands behind an id."""
+
+    async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> Mapping[UserId, str]:
+        return {}
+
+    async def agent_names(self, principal: Principal, ids: Iterable[AgentId]) -> Mapping[AgentId, str]:
+        return {}
+
+
+@asynccontextmanager
+async def _running(loop: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run a loop of the server until this block ends; it gets the event that tells it to finish."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(loop(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
 def _routes() -> list[ControllerRouterHandler]:
     """Every route of the server, domain by domain."""
     return [
         *health.routes(),
+        *audit_routes.routes(),
         *web.routes(),
     ]
 

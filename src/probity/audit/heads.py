@@ -39,6 +39,7 @@ class HeadsFile:
             OSError: the disk is full or away.
         """
         lines = b"".join(encode_checkpoint(head) + b"\n" for head in heads)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked() as descriptor:
             _drop_torn_line(descriptor)
             end = os.lseek(descriptor, 0, os.SEEK_END)

@@ -90,7 +90,7 @@ async def list_events(tx: Tx, org_id: UUID, wanted: AuditFilter) -> list[AuditEv
         where += " and occurred_at < :until"
     # Only fixed texts are joined; values are parameters.
     statement: LiteralString = (
-        "select id, org_id, occurred_at, actor, action, resource, status, correlation_id, metadata::text as metadata"  # noqa: S608
+        "select id, org_id, occurred_at, actor, action, resource, status, correlation_id, metadata::text as metadata"
         " from audit_events where org_id = :org_id" + where + " order by occurred_at desc, id desc limit :limit"
     )
     return await fetch_all(
