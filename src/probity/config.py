@@ -197,6 +197,23 @@ def load(environ: Mapping[str, str]) -> Config:
     return config
 
 
+def load_database(environ: Mapping[str, str]) -> DatabaseConfig | None:
+    """Read only where the database is, for commands that need nothing else; None when no DATABASE_… is set.
+
+    Raises:
+        ConfigError: some of it is missing or wrong.
+    """
+    reader = _Reader(environ)
+    migration_url = reader.optional_secret("DATABASE_MIGRATION_URL")
+    url = reader.optional_secret("DATABASE_URL") or migration_url
+    system_url = reader.optional_secret("DATABASE_SYSTEM_URL") or url
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    if url is None or system_url is None:
+        return None
+    return DatabaseConfig(url=url, system_url=system_url, migration_url=migration_url, pool_size=1, system_pool_size=1)
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("PROBITY_ENV", "SB_ENV"), "production", "`production` or `development`; development relaxes cookies and key checks"),
     Setting(("DATABASE_URL",), "", "PostgreSQL address with the role `probity_app`; `probity up` fills it in", is_secret=True),

@@ -21,7 +21,7 @@ from probity.kernel.postgres import Cluster, Dsns, create_database, embedded_clu
 
 ROOT = Path(__file__).parents[2]
 EMAIL = "root@example.test"
-PASSWORD = "correct horse battery staple 7!"  # noqa: S105  (of a throw-away installation)
+PASSWORD = "correct horse battery staple 7!"
 
 
 class Deployment:

@@ -28,7 +28,7 @@ def test_what_was_acknowledged_survives_being_killed(tmp_path: Path, victims: tu
     print(f"seed {SEED}: killing {'/'.join(victims)} at {moments} moments; repeat with PROBITY_FAULT_SEED={SEED}")
     with deployment(tmp_path) as installation:
         workload = Workload(installation.base_url, installation.api_key, seed=seed)
-        asyncio.run(_series(installation, workload, victims, moments, random.Random(seed)))  # noqa: S311
+        asyncio.run(_series(installation, workload, victims, moments, random.Random(seed)))
         asyncio.run(_check(installation, workload))
 
 

@@ -33,7 +33,7 @@ class Workload:
     def __init__(self, base_url: str, api_key: str, *, seed: int) -> None:
         self._base_url = base_url
         self._key = {"Authorization": f"Bearer {api_key}"}
-        self._random = random.Random(seed)  # noqa: S311  (a repeatable sequence is the point)
+        self._random = random.Random(seed)
         self.ledger = Ledger()
         self.stop = asyncio.Event()
         self._agents: list[dict[str, str]] = []

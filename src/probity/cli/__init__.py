@@ -4,12 +4,14 @@ Nothing here imports a server, a database driver or a table renderer: each noun 
 module, loaded when it is named, so that `probity --version` and the agent start at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from probity import __version__
+from probity.cli import lifeline
 from probity.cli.errors import exit_code_of
 from probity.cli.lazy import LazyGroup
 
@@ -44,4 +46,5 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 fine, 1 the check or the command failed, 2 wrong usage."""
+    lifeline.follow_parent(os.environ)
     sys.exit(exit_code_of(cli, argv))

@@ -8,7 +8,17 @@ unprivileged account when we are root, scram passwords in a 0600 file, a short 0
 """
 
 from probity.kernel.postgres.binaries import Binaries, NoPostgres, find_binaries
-from probity.kernel.postgres.cluster import Cluster, PostgresFailed, embedded_cluster
+from probity.kernel.postgres.cluster import Cluster, PostgresFailed, embedded_cluster, running_cluster
 from probity.kernel.postgres.roles import Dsns, create_database
 
-__all__ = ["Binaries", "Cluster", "Dsns", "NoPostgres", "PostgresFailed", "create_database", "embedded_cluster", "find_binaries"]
+__all__ = [
+    "Binaries",
+    "Cluster",
+    "Dsns",
+    "NoPostgres",
+    "PostgresFailed",
+    "create_database",
+    "embedded_cluster",
+    "find_binaries",
+    "running_cluster",
+]

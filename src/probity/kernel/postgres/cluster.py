@@ -66,6 +66,9 @@ class Cluster:
         """The superuser on the database `postgres`: for creating databases and roles, never for the application."""
         return self.dsn(SUPERUSER, "postgres")
 
+    def is_running(self) -> bool:
+        return processes.is_server_of(self.pid, self.data)
+
     def dsn(self, role: str, database: str) -> Secret:
         password = quote(self.passwords[role].reveal(), safe="")
         return Secret(f"postgresql://{role}:{password}@/{quote(database, safe='')}?host={quote(str(self.socket_dir), safe='')}")
@@ -105,6 +108,21 @@ def embedded_cluster(
                     yield Cluster(home / "data", socket_dir, home / "log", binaries, server.pid, passwords)
             finally:
                 _stop(server)
+
+
+def running_cluster(data_dir: Path) -> Cluster | None:
+    """Return the cluster that another process runs on `data_dir`, or None when none accepts connections."""
+    data_dir = data_dir.resolve()
+    credentials = data_dir / "credentials.json"
+    if not credentials.exists():
+        return None
+    account = postgres_account()
+    home = _home(data_dir, account)
+    pid = processes.recorded_pid(home / "data" / processes.PID_FILE)
+    if pid is None or not processes.is_server_of(pid, home / "data") or not processes.is_ready(home / "data", pid):
+        return None
+    binaries = find_binaries(account, _shared_directory() if account.is_other else data_dir)
+    return Cluster(home / "data", _make_socket_directory(data_dir, account), home / "log", binaries, pid, _passwords(credentials))
 
 
 def _home(data_dir: Path, account: Account) -> Path:

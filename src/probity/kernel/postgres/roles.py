@@ -14,11 +14,11 @@ APP: Final = "probity_app"
 SYSTEM: Final = "probity_system"
 _LOCK: Final = 0x50524F52  # "PROR": processes that share a cluster make its roles one at a time
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
-# What tables and functions made later by the owner allow the other two; row-level security decides about rows.
-_DEFAULT_RIGHTS: Final[tuple[LiteralString, ...]] = (
-    "alter default privileges grant select, insert, update, delete on tables to probity_app, probity_system",
-    "alter default privileges grant usage, select on sequences to probity_app, probity_system",
-    "alter default privileges grant execute on functions to probity_app, probity_system",
+# What tables, sequences and functions made later by the owner allow the other two; row-level security decides about rows.
+_DEFAULT_RIGHTS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
+    ("select, insert, update, delete", "tables"),
+    ("usage, select", "sequences"),
+    ("execute", "functions"),
 )
 
 
@@ -48,7 +48,7 @@ async def create_database(cluster: Cluster, name: str) -> Dsns:
     finally:
         await conn.close()
     # Repeated on every call: a kill between the statements must not leave a database without them.
-    await _grant_defaults(cluster.dsn(OWNER, name))
+    await grant_defaults(cluster.dsn(OWNER, name))
     return Dsns(cluster.dsn(OWNER, name), cluster.dsn(APP, name), cluster.dsn(SYSTEM, name))
 
 
@@ -58,10 +58,20 @@ async def _ensure_role(conn: asyncpg.Connection, role: str, attribute: str, pass
         await conn.execute(f"create role {role} login nosuperuser nocreatedb nocreaterole {attribute} password '{password.reveal()}'")
 
 
-async def _grant_defaults(owner: Secret) -> None:
-    conn = await asyncpg.connect(owner.reveal())
+async def grant_defaults(owner: Secret) -> None:
+    """Let the two roles use what the owner will make in this database."""
+    await _run_as(owner, [f"alter default privileges grant {rights} on {kind} to {APP}, {SYSTEM}" for rights, kind in _DEFAULT_RIGHTS])
+
+
+async def revoke_defaults(owner: Secret) -> None:
+    """Undo `grant_defaults`: a dump says what each table allows as grants alone, so a restore must start from none."""
+    await _run_as(owner, [f"alter default privileges revoke {rights} on {kind} from {APP}, {SYSTEM}" for rights, kind in _DEFAULT_RIGHTS])
+
+
+async def _run_as(role: Secret, statements: list[str]) -> None:
+    conn = await asyncpg.connect(role.reveal())
     try:
-        for statement in _DEFAULT_RIGHTS:
+        for statement in statements:
             await conn.execute(statement)
     finally:
         await conn.close()

@@ -1,0 +1,115 @@
+"""`probity db`: the schema, and backups of everything that cannot be made again."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from probity import config
+from probity.cli.database import Target, target_database
+from probity.cli.errors import CommandFailed
+from probity.cli.output import json_option, print_json
+from probity.kernel.migrate import MigrationChanged, migrate
+from probity.kernel.telemetry import configure_logging
+
+DATA = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".probity"),
+    envvar="PROBITY_DATA_DIR",
+    show_default=True,
+    help="Data directory: blobs, audit heads and, without DATABASE_URL, PostgreSQL.",
+)
+
+
+@click.group(short_help="Migrate, back up and restore the database.")
+def db() -> None:
+    """Migrate, back up and restore the database.
+
+    Works on the database of DATABASE_URL, DATABASE_SYSTEM_URL and DATABASE_MIGRATION_URL; without them on the one that `probity up` keeps
+    in the data directory, whether it runs or not.
+
+    \b
+    Your own PostgreSQL needs three roles before the first migration:
+      create role probity_owner login password '…';               -- DATABASE_MIGRATION_URL
+      create role probity_app login password '…';                 -- DATABASE_URL
+      create role probity_system login bypassrls password '…';    -- DATABASE_SYSTEM_URL
+      create database probity owner probity_owner;
+    and, in that database, as probity_owner:
+      alter default privileges grant select, insert, update, delete on tables to probity_app, probity_system;
+      alter default privileges grant usage, select on sequences to probity_app, probity_system;
+    """
+
+
+@db.command("migrate")
+@DATA
+@json_option
+def migrate_command(data: Path, as_json: bool) -> None:
+    """Bring the schema up to this version. Safe to repeat, and to run from several machines at once."""
+    with _target(data) as target:
+        try:
+            applied = asyncio.run(migrate(target.dsns.owner))
+        except MigrationChanged as error:
+            raise CommandFailed(str(error)) from error
+    if as_json:
+        print_json({"applied": applied})
+    elif applied:
+        click.echo("\n".join(f"applied {name}" for name in applied))
+    else:
+        click.echo("The schema is up to date.")
+
+
+@db.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--with-secrets", is_flag=True, help="Include the keys of this data directory; then guard the file like them.")
+@DATA
+@json_option
+def backup(file: Path, with_secrets: bool, data: Path, as_json: bool) -> None:
+    """Write the database, blobs and audit heads to FILE while everything runs.
+
+    Blobs in an S3 bucket are not included. Neither are the master keys (PROBITY_MASTER_KEYS), without which sealed values cannot be opened:
+    keep them elsewhere, or give --with-secrets.
+    """
+    from probity.cli.backup import write_backup
+
+    with _target(data) as target:
+        manifest = write_backup(target, data, file, with_secrets=with_secrets)
+    if as_json:
+        print_json({"file": str(file), "size_bytes": file.stat().st_size, "members": len(manifest.members)})
+    else:
+        click.echo(f"Wrote {file} ({file.stat().st_size / 1e6:.1f} MB, {len(manifest.members)} members).")
+
+
+@db.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@DATA
+@json_option
+def restore(file: Path, data: Path, as_json: bool) -> None:
+    """Restore FILE into an empty database, in one transaction, after checking that it is whole.
+
+    For an installation of `probity up` name a new directory, and start it with the same: probity up --data DIRECTORY.
+    """
+    from probity.cli.backup import restore_backup
+
+    data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with _target(data) as target:
+        manifest = restore_backup(target, data, file)
+    if as_json:
+        print_json({"created_at": manifest.created_at, "members": len(manifest.members)})
+    else:
+        click.echo(f"Restored the backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC ({len(manifest.members)} members).")
+
+
+@contextlib.contextmanager
+def _target(data: Path) -> Iterator[Target]:
+    configure_logging(level="warning", json=False)
+    try:
+        with target_database(os.environ, data) as target:
+            yield target
+    except config.ConfigError as error:
+        raise CommandFailed(str(error)) from error
+    except OSError as error:
+        raise CommandFailed(f"the database does not answer: {error}") from error

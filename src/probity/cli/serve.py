@@ -1,0 +1,152 @@
+"""`probity serve`: the HTTP server, one process or several on one socket."""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+import click
+
+from probity import config
+from probity.cli import lifeline
+from probity.cli.errors import CommandFailed
+
+_BACKLOG: Final = 2048
+
+
+@click.command(short_help="Run the server.")
+@click.option("--host", help="Address to listen on (PROBITY_HOST).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PROBITY_PORT).")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes that share the port.")
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate chain, PEM.")
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key, PEM.")
+@click.option("--migrate", "migrates", is_flag=True, help="Upgrade the database first (needs DATABASE_MIGRATION_URL).")
+@click.option("--socket-fd", type=int, hidden=True, help="A bound socket inherited from the parent process.")
+def serve(
+    host: str | None,
+    port: int | None,
+    workers: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    migrates: bool,
+    socket_fd: int | None,
+) -> None:
+    """Run the server.
+
+    Settings come from the environment (docs/configuration.md). Any number of servers may share one database. SIGTERM and Ctrl-C end it
+    in order: no new requests, open streams get their last event, running work is finished or given back.
+    """
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    overrides = {"PROBITY_HOST": host, "PROBITY_PORT": str(port) if port is not None else None}
+    os.environ.update({name: value for name, value in overrides.items() if value is not None})
+    settings = load_config()
+    if migrates:
+        _migrate(settings)
+    listener = inherited(socket_fd) if socket_fd is not None else bind(settings.http.host, settings.http.port)
+    with contextlib.closing(listener):
+        if workers == 1:
+            _serve_here(settings, listener, tls_cert, tls_key)
+        else:
+            _serve_workers(settings, listener, workers, tls_cert, tls_key)
+
+
+def load_config() -> config.Config:
+    """Read the settings; every wrong one is named in the error."""
+    try:
+        return config.load(os.environ)
+    except config.ConfigError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address, not listening yet.
+
+    Raises:
+        CommandFailed: the port is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Two sockets may be bound to one port as long as neither listens, so only listening proves that it is ours.
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CommandFailed(
+            f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it, or choose another with --port"
+        ) from error
+    return listener
+
+
+def inherited(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=descriptor)
+
+
+def application() -> object:
+    """Build the application for one worker process; called by the server by name."""
+    from probity import main
+
+    settings = load_config()
+    _configure_logging(settings)
+    lifeline.follow(os.getppid())
+    return main.build(settings)
+
+
+def _serve_here(settings: config.Config, listener: socket.socket, tls_cert: Path | None, tls_key: Path | None) -> None:
+    import uvicorn
+
+    from probity import main
+
+    _configure_logging(settings)
+    options = _server_options(settings, tls_cert, tls_key)
+    server = uvicorn.Server(uvicorn.Config(main.build(settings), **options))  # type: ignore[arg-type]  # a table of its own arguments
+    server.run(sockets=[listener])
+    if not server.started:
+        raise CommandFailed("the server did not start; the log above says why")
+
+
+def _serve_workers(settings: config.Config, listener: socket.socket, workers: int, tls_cert: Path | None, tls_key: Path | None) -> None:
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    _configure_logging(settings)
+    options = _server_options(settings, tls_cert, tls_key)
+    plan = uvicorn.Config("probity.cli.serve:application", factory=True, workers=workers, **options)  # type: ignore[arg-type]
+    Multiprocess(plan, sockets=[listener]).run()
+
+
+def _server_options(settings: config.Config, tls_cert: Path | None, tls_key: Path | None) -> dict[str, object]:
+    return {
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "date_header": True,
+        # Forwarded headers are believed by our own rule (PROBITY_TRUSTED_PROXIES), not by the server's.
+        "proxy_headers": False,
+        "ws": "websockets-sansio",
+        "backlog": _BACKLOG,
+        "timeout_keep_alive": 75,
+        "timeout_graceful_shutdown": max(1, round(settings.http.shutdown_grace_s)),
+        "ssl_certfile": str(tls_cert) if tls_cert else None,
+        "ssl_keyfile": str(tls_key) if tls_key else None,
+    }
+
+
+def _configure_logging(settings: config.Config) -> None:
+    from probity.kernel.telemetry import configure_logging
+
+    configure_logging(level=settings.log.level, json=settings.log.json)
+
+
+def _migrate(settings: config.Config) -> None:
+    import asyncio
+
+    from probity.kernel.migrate import migrate
+
+    if settings.database.migration_url is None:
+        raise click.UsageError("--migrate needs DATABASE_MIGRATION_URL, the role that owns the tables")
+    asyncio.run(migrate(settings.database.migration_url))
