@@ -152,3 +152,18 @@ create table org_counters (
     constraint org_counters_pkey primary key (org_id, kind)
 ) with (fillfactor = 50);
 select probity_tenant_table('org_counters');
+
+-- The organizations of a person with the roles held in each, as sign-in and every request read them: one JSON array.
+create function probity_memberships(person uuid) returns jsonb
+    language sql stable parallel safe
+    as $$
+select coalesce(jsonb_agg(jsonb_build_object(
+           'org_id', m.org_id, 'org_name', o.name, 'org_slug', o.slug, 'is_owner', m.is_owner, 'joined_at', m.created_at,
+           'grants', (select coalesce(jsonb_agg(jsonb_build_object('role', r.name, 'permissions', r.permissions, 'scope', g.scope)), '[]')
+                        from role_grants g
+                        join roles r on r.org_id = g.org_id and r.id = g.role_id
+                       where g.org_id = m.org_id and g.user_id = m.user_id))), '[]')
+  from memberships m
+  join organizations o on o.id = m.org_id
+ where m.user_id = person
+$$;

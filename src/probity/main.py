@@ -17,7 +17,14 @@ from probity.audit import routes as audit_routes
 from probity.audit.heads import HeadsFile
 from probity.audit.sealer import Sealer
 from probity.audit.service import AuditService
-from probity.config import Config
+from probity.config import Config, jwt_key_bytes
+from probity.identity.keys import routes as key_routes
+from probity.identity.keys.service import KeyService
+from probity.identity.passwords import Passwords
+from probity.identity.service import IdentityService
+from probity.identity.sessions import routes as session_routes
+from probity.identity.sessions.authenticator import UserAuthenticator
+from probity.identity.sessions.service import SignInService
 from probity.kernel.clock import Clock, SystemClock
 from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database
@@ -34,6 +41,7 @@ from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
 from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
 from probity.kernel.telemetry import Metrics
+from probity.projects.service import ProjectService
 from probity.web import routes as web
 from probity.web.pages import Pages
 
@@ -50,6 +58,11 @@ class Services:
     pages: Pages
     ring: KeyRing
     audit: AuditService
+    identity: IdentityService
+    sign_in_service: SignInService
+    keys: KeyService
+    projects: ProjectService
+    user_authenticator: UserAuthenticator
 
 
 def build(
@@ -93,6 +106,13 @@ def build(
                 limiter = shared
             sealer = Sealer(db, clock, ring, heads)
             await stack.enter_async_context(_running(sealer.run))
+            passwords = Passwords()
+            stack.callback(passwords.close)
+            identity = IdentityService(db, clock, passwords)
+            sign_in = SignInService(db, clock, passwords, jwt_key_bytes(config.keys.jwt), jwt_ttl_s=config.identity.jwt_ttl_s)
+            keys = KeyService(db, clock)
+            if config.identity.bootstrap_email and config.identity.bootstrap_password:
+                await identity.bootstrap(config.identity.bootstrap_email, config.identity.bootstrap_password)
             services = Services(
                 readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
@@ -102,6 +122,11 @@ def build(
                 pages=pages,
                 ring=ring,
                 audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames()),
+                identity=identity,
+                sign_in_service=sign_in,
+                keys=keys,
+                projects=ProjectService(db, clock),
+                user_authenticator=UserAuthenticator(sign_in, keys),
             )
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
@@ -150,13 +175,15 @@ def _routes() -> list[ControllerRouterHandler]:
     return [
         *health.routes(),
         *audit_routes.routes(),
+        *session_routes.routes(),
+        *key_routes.routes(),
         *web.routes(),
     ]
 
 
 def _authenticators(services: Services) -> list[Authenticator]:
     """Who is asked who the caller is, in this order."""
-    return []
+    return [services.user_authenticator]
 
 
 def _hot_routes(services: Services) -> list[HotRoute]:

@@ -1,6 +1,6 @@
 """What the gate knows of one request, kept in its scope."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -74,6 +74,16 @@ def origin_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return scheme and host that the caller used (`https://probity.example`)."""
     exchange = exchange_of(request.scope)
     return f"{exchange.scheme}://{exchange.host}"
+
+
+def is_https(request: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    """Return whether the caller came by https, as far as a trusted proxy can tell."""
+    return exchange_of(request.scope).scheme in ("https", "wss")
+
+
+def set_cookies(request: ASGIConnection[Any, Any, Any, Any], lines: Iterable[str]) -> None:
+    """Let the reply to `request` carry these `Set-Cookie` lines, exactly as they stand."""
+    exchange_of(request.scope).headers.extend((b"set-cookie", line.encode("latin-1")) for line in lines)
 
 
 def correlation_id(request: ASGIConnection[Any, Any, Any, Any]) -> UUID | None:

@@ -183,7 +183,7 @@ class Gate:
             self._check_csrf(connection, exchange)
         await self._authenticate(connection, exchange, rule)
         tiers = self._tiers.get(exchange.dialect, ()) if rule.tiered else ()
-        await self._count(exchange, scope["method"], (*tiers, *rule.limits))
+        await self._count(exchange, scope["method"], (*tiers, *rule.limits_under(exchange.pin)))
         check_access(rule, exchange.principal)
         limited = bodies.guarded(
             receive,

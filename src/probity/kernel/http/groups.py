@@ -40,13 +40,15 @@ class RouteRule(msgspec.Struct, frozen=True):
     """What the gate checks before a handler runs.
 
     `body_limit` is in bytes. `streamed` bodies have no total time limit, only one between chunks. `csrf` is off for the few writes that
-    must work with a stale cookie (sign-in, sign-out). `tiered` is off for routes outside their dialect's general budget.
+    must work with a stale cookie (sign-in, sign-out). `tiered` is off for routes outside their dialect's general budget. `pinned_limits`
+    hold instead of `limits` under the pin they name.
     """
 
     dialects: tuple[Dialect, ...]
     access: Access
     permission: str | None
     limits: tuple[Policy, ...]
+    pinned_limits: Mapping[Dialect, tuple[Policy, ...]]
     body_limit: int
     streamed: bool
     csrf: bool
@@ -55,6 +57,10 @@ class RouteRule(msgspec.Struct, frozen=True):
     @property
     def dialect(self) -> Dialect:
         return self.dialects[0]
+
+    def limits_under(self, pin: Dialect | None) -> tuple[Policy, ...]:
+        """Return the budgets that a call under this pin, or at the root, is counted against."""
+        return self.limits if pin is None else self.pinned_limits.get(pin, self.limits)
 
 
 def route_group(
@@ -106,6 +112,7 @@ def rule_of(handler: BaseRouteHandler) -> RouteRule:
         access=declared[0],
         permission=permission,
         limits=tuple(opt.get("limits", ())),
+        pinned_limits=opt.get("pinned_limits", {}),
         body_limit=opt.get("body_limit", BODY_LIMIT[dialects[0]]),
         streamed=opt.get("streamed", False),
         csrf=opt.get("csrf", True),

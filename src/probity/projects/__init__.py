@@ -1,0 +1,1 @@
+"""Projects: what runs, tests and findings are grouped by."""
