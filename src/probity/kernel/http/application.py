@@ -9,7 +9,7 @@ import msgspec
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.openapi.config import OpenAPIConfig
+from litestar.handlers import BaseRouteHandler
 from litestar.types import ControllerRouterHandler
 
 from probity.kernel.clock import Clock
@@ -20,8 +20,10 @@ from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import exchange_of
 from probity.kernel.http.failures import InvalidInput
 from probity.kernel.http.gate import ErrorPages, Gate, failure_reply
-from probity.kernel.http.groups import all_rules
+from probity.kernel.http.groups import RouteRule, all_rules
 from probity.kernel.http.hot import HotRoute
+from probity.kernel.http.openapi import ApiDocument, openapi_config
+from probity.kernel.http.openapi import routes as openapi_routes
 from probity.kernel.http.request import ProbityRequest
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
@@ -53,7 +55,6 @@ def assemble(
     metrics: Metrics,
     shutdown: Shutdown,
     tiers: Mapping[Dialect, Sequence[Policy]] | None = None,
-    openapi: OpenAPIConfig | None = None,
     pages: ErrorPages | None = None,
     **options: Any,
 ) -> Litestar:
@@ -75,7 +76,7 @@ def assemble(
         known = _as_domain_error(error)
         reply = failure_reply(cast("Scope", request.scope), exchange_of(request.scope), known, clock)
         headers = [(name.decode(), value.decode("latin-1")) for name, value in reply.headers]
-        return Response(reply.body, status_code=reply.status, headers=dict(headers), media_type=reply.media_type.decode())
+        return Response(reply.body, status_code=reply.status, headers=dict(headers), media_type=reply.media_type.decode().partition(";")[0])
 
     @asynccontextmanager
     async def run(_: Litestar) -> AsyncIterator[None]:
@@ -89,20 +90,22 @@ def assemble(
         finally:
             restore()
 
+    rules: dict[BaseRouteHandler, RouteRule] = {}
     app = Litestar(
-        route_handlers=list(routes),
+        route_handlers=[*routes, *openapi_routes(ApiDocument(), rules)],
         dependencies=provided,
         lifespan=[run],
         exception_handlers={Exception: on_error, HTTPException: on_error},
         request_class=ProbityRequest,
         # The gate holds each route's own limit.
         request_max_body_size=None,
-        openapi_config=openapi,
+        openapi_config=openapi_config(),
         logging_config=None,
         **options,
     )
+    rules |= all_rules(app)
     inner = cast("ASGIApp", app.asgi_handler)
-    gate = Gate(app, inner, rules=all_rules(app), settings=settings, tiers=tiers or {}, clock=clock, metrics=metrics, pages=pages)
+    gate = Gate(app, inner, rules=rules, settings=settings, tiers=tiers or {}, clock=clock, metrics=metrics, pages=pages)
     app.asgi_handler = cast("Any", gate)
     return app
 
