@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 import httpx
@@ -38,7 +39,7 @@ class Deployment:
         self._server: subprocess.Popen[bytes] | None = None
         self._keys = {name: base64.b64encode(secrets.token_bytes(32)).decode() for name in ("PROBITY_MASTER_KEYS", "SB_JWT_SECRET")}
 
-    def __enter__(self) -> "Deployment":
+    def __enter__(self) -> Self:
         try:
             self.start_postgres()
             self.dsns = asyncio.run(create_database(self._cluster, "probity"))

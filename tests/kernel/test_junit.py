@@ -1,5 +1,6 @@
 """JUnit XML of many reporters, and input that means harm."""
 
+import contextlib
 import io
 import time
 import tracemalloc
@@ -181,7 +182,5 @@ def test_a_huge_attribute_takes_no_quadratic_time() -> None:
 @given(st.binary(max_size=400))
 def test_any_bytes_give_cases_or_a_junit_error(data: bytes) -> None:
     for body in (data, b"<testsuite><testcase name='" + data + b"'/></testsuite>"):
-        try:
+        with contextlib.suppress(JUnitError):
             list(iter_cases(io.BytesIO(body)))
-        except JUnitError:
-            pass
