@@ -38,7 +38,7 @@ _SECRET_FIELD: Final = re.compile(
     r"(?:^|_)(?:password|secret|token|authorization|cookie|api_?key|private_key|credential)s?$", re.IGNORECASE
 )
 # Ids and digests that are facts, not secrets; a SHA-256 of an artifact has the shape of a key.
-_PLAIN_FIELDS: Final = frozenset({"request_id", "sha256", "head", "hash", "digest", "event", "level", "timestamp", "logger"})
+_PLAIN_FIELDS: Final = frozenset({"request_id", "sha256", "head", "hash", "digest", "level", "timestamp", "logger"})
 
 
 def scrub(text: str) -> str:
