@@ -40,7 +40,7 @@ MANIFEST: Final = "manifest.json"
 DUMP: Final = "database.dump"
 FILES: Final = "files"
 # Of the data directory only what is evidence; PostgreSQL's own files are in the dump, logs and agent state belong to the machine.
-EVIDENCE: Final = ("blobs", "audit")
+EVIDENCE: Final = ("blobs", "audit-heads.ndjson")
 _CHUNK: Final = 1024 * 1024
 
 
@@ -187,7 +187,8 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 def _evidence(data: Path) -> Iterator[Path]:
     for name in EVIDENCE:
-        yield from _files_below(data / name)
+        path = data / name
+        yield from [path] if path.is_file() else _files_below(path)
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

@@ -23,6 +23,8 @@ def openapi(output: Path | None) -> None:
 def describe() -> dict[str, object]:
     """Return the document of an application that is built and never started."""
     from probity import main
+    from probity.kernel.http.groups import all_rules
+    from probity.kernel.http.openapi import ApiDocument
 
     placeholder = base64.b64encode(bytes(range(32))).decode()
     settings = config.load(
@@ -34,4 +36,5 @@ def describe() -> dict[str, object]:
             "SB_JWT_SECRET": placeholder,
         }
     )
-    return main.build(settings).openapi_schema.to_schema()
+    app = main.build(settings)
+    return ApiDocument().of(app, all_rules(app))

@@ -4,13 +4,16 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from probity import config
 from probity.cli import lifeline
 from probity.cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from probity.kernel.http.server import ServerOptions
 
 _BACKLOG: Final = 2048
 
@@ -19,8 +22,8 @@ _BACKLOG: Final = 2048
 @click.option("--host", help="Address to listen on (PROBITY_HOST).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PROBITY_PORT).")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes that share the port.")
-@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate chain, PEM.")
-@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key, PEM.")
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate chain, PEM (PROBITY_TLS_CERT).")
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its private key, PEM (PROBITY_TLS_KEY).")
 @click.option("--migrate", "migrates", is_flag=True, help="Upgrade the database first (needs DATABASE_MIGRATION_URL).")
 @click.option("--socket-fd", type=int, hidden=True, help="A bound socket inherited from the parent process.")
 def serve(
@@ -99,41 +102,37 @@ def _serve_here(settings: config.Config, listener: socket.socket, tls_cert: Path
     import uvicorn
 
     from probity import main
+    from probity.kernel.http.server import uvicorn_config
 
     _configure_logging(settings)
-    options = _server_options(settings, tls_cert, tls_key)
-    server = uvicorn.Server(uvicorn.Config(main.build(settings), **options))  # type: ignore[arg-type]  # a table of its own arguments
+    server = uvicorn.Server(uvicorn_config(main.build(settings), _options(settings, 1, tls_cert, tls_key), backlog=_BACKLOG))
     server.run(sockets=[listener])
     if not server.started:
         raise CommandFailed("the server did not start; the log above says why")
 
 
 def _serve_workers(settings: config.Config, listener: socket.socket, workers: int, tls_cert: Path | None, tls_key: Path | None) -> None:
-    import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from probity.kernel.http.server import uvicorn_config
+
     _configure_logging(settings)
-    options = _server_options(settings, tls_cert, tls_key)
-    plan = uvicorn.Config("probity.cli.serve:application", factory=True, workers=workers, **options)  # type: ignore[arg-type]
+    options = _options(settings, workers, tls_cert, tls_key)
+    plan = uvicorn_config("probity.cli.serve:application", options, factory=True, backlog=_BACKLOG)
     Multiprocess(plan, sockets=[listener]).run()
 
 
-def _server_options(settings: config.Config, tls_cert: Path | None, tls_key: Path | None) -> dict[str, object]:
-    return {
-        "lifespan": "on",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "date_header": True,
-        # Forwarded headers are believed by our own rule (PROBITY_TRUSTED_PROXIES), not by the server's.
-        "proxy_headers": False,
-        "ws": "websockets-sansio",
-        "backlog": _BACKLOG,
-        "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": max(1, round(settings.http.shutdown_grace_s)),
-        "ssl_certfile": str(tls_cert) if tls_cert else None,
-        "ssl_keyfile": str(tls_key) if tls_key else None,
-    }
+def _options(settings: config.Config, workers: int, tls_cert: Path | None, tls_key: Path | None) -> "ServerOptions":
+    from probity.kernel.http.server import ServerOptions
+
+    return ServerOptions(
+        host=settings.http.host,
+        port=settings.http.port,
+        grace_s=settings.http.shutdown_grace_s,
+        tls_cert=tls_cert or settings.http.tls_cert,
+        tls_key=tls_key or settings.http.tls_key,
+        workers=workers,
+    )
 
 
 def _configure_logging(settings: config.Config) -> None:
