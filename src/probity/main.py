@@ -25,6 +25,7 @@ from probity.identity.service import IdentityService
 from probity.identity.sessions import routes as session_routes
 from probity.identity.sessions.authenticator import UserAuthenticator
 from probity.identity.sessions.service import SignInService
+from probity.kernel.blobs import BlobStore, DirectoryBlobStore
 from probity.kernel.clock import Clock, SystemClock
 from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database
@@ -41,6 +42,7 @@ from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
 from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
 from probity.kernel.telemetry import Metrics
+from probity.kernel.uploads import Uploads
 from probity.projects.service import ProjectService
 from probity.web import routes as web
 from probity.web.pages import Pages
@@ -57,6 +59,8 @@ class Services:
     db: Database
     pages: Pages
     ring: KeyRing
+    blobs: BlobStore
+    uploads: Uploads
     audit: AuditService
     identity: IdentityService
     sign_in_service: SignInService
@@ -86,6 +90,7 @@ def build(
     pages = Pages(clock)
     ring = KeyRing.of(config.keys.master, refuse_weak=config.is_production)
     heads = HeadsFile(config.storage.data_dir)
+    blobs = _blob_store(config)
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
@@ -121,6 +126,8 @@ def build(
                 db=db,
                 pages=pages,
                 ring=ring,
+                blobs=blobs,
+                uploads=Uploads(db, clock, blobs),
                 audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames()),
                 identity=identity,
                 sign_in_service=sign_in,
@@ -146,6 +153,15 @@ def build(
         pages=pages.failure,
         tiers=TIERS,
     )
+
+
+def _blob_store(config: Config) -> BlobStore:
+    if config.storage.blob_url is None:
+        return DirectoryBlobStore(config.storage.data_dir / "blobs")
+    # boto3 is an extra: only who asks for S3 needs it.
+    from probity.kernel.blobs_s3 import S3BlobStore, parse_s3_url
+
+    return S3BlobStore(parse_s3_url(config.storage.blob_url))
 
 
 class _ActorNames:
