@@ -1,0 +1,111 @@
+"""Takes a job's records from the spool to the server, in order, until the completion is acknowledged."""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from probity.agent.api import AgentApi, RequestRefused, ServerAway
+from probity.agent.backoff import Backoff
+from probity.agent.files import Upload
+from probity.agent.spool import Item, ItemKind, Spool, SpooledJob, SpoolFull
+
+log = logging.getLogger("probity.agent")
+
+# Limits of one ingest request: 1,000 events by contract; the size stays below common body limits of proxies.
+BATCH_EVENTS: Final = 500
+BATCH_BYTES: Final = 700_000
+
+
+class Delivery:
+    """Delivers the records of one job.
+
+    Args:
+        written: set whenever the spool may hold something new.
+        server_back: set for a moment when any request succeeds after failures, so that waiting ends early.
+    """
+
+    def __init__(self, api: AgentApi, spool: Spool, job: SpooledJob, *, written: asyncio.Event, server_back: asyncio.Event) -> None:
+        self._api = api
+        self._spool = spool
+        self._job = job
+        self._written = written
+        self._server_back = server_back
+        self._backoff = Backoff()
+        # Acknowledged but not deleted, because the disk was full.
+        self._sent_seq = 0
+
+    async def run(self) -> None:
+        """Deliver until the completion is acknowledged, then forget the job and its directory.
+
+        Raises:
+            CredentialRefused: nothing can be delivered any more; the records stay.
+        """
+        completed = False
+        while not completed:
+            self._written.clear()
+            batch = await self._spool.next_batch(self._job.job_id, after_seq=self._sent_seq, most=BATCH_EVENTS, most_bytes=BATCH_BYTES)
+            if not batch:
+                await self._written.wait()
+                continue
+            try:
+                await self._deliver(batch)
+            except ServerAway as error:
+                await self._backoff.wait(self._server_back, error.retry_after_s)
+                continue
+            self._backoff.reset()
+            completed = batch[-1].kind is ItemKind.COMPLETE
+            await self._forget(batch[-1])
+        # The directory first: on a full disk its files are the room that the spool needs to forget the job.
+        await asyncio.to_thread(shutil.rmtree, self._job.directory, ignore_errors=True)
+        while not await self._removed():
+            await self._backoff.wait(self._server_back)
+
+    async def _removed(self) -> bool:
+        try:
+            await self._spool.remove_job(self._job.job_id)
+        except SpoolFull:
+            return False
+        return True
+
+    async def _deliver(self, batch: list[Item]) -> None:
+        try:
+            await self._send(batch)
+        except RequestRefused as error:
+            if len(batch) == 1:
+                # The server will never take it: keeping it would hold back everything behind it.
+                log.warning("the server refused a record of job %s and it is dropped: %s", self._job.job_id, error)
+                return
+            middle = len(batch) // 2
+            await self._deliver(batch[:middle])
+            await self._deliver(batch[middle:])
+
+    async def _send(self, batch: list[Item]) -> None:
+        first = batch[0]
+        if first.kind is ItemKind.EVENT:
+            await self._api.send_events(self._job.run_id, [item.body for item in batch])
+        elif first.kind is ItemKind.UPLOAD:
+            upload = msgspec.json.decode(first.body, type=Upload)
+            if not Path(upload.path).is_file():
+                log.warning("artifact %s of job %s is gone from this agent's disk", upload.name, self._job.job_id)
+                return
+            await self._api.upload(
+                self._job.run_id,
+                name=upload.name,
+                content_type=upload.content_type,
+                path=Path(upload.path),
+                key=f"{self._job.job_id}-{first.key}",
+            )
+        else:
+            await self._api.complete(self._job.job_id, first.body)
+
+    async def _forget(self, last: Item) -> None:
+        self._sent_seq = last.seq
+        try:
+            await self._spool.acknowledge(self._job.job_id, last.seq)
+        except SpoolFull:
+            # Even deleting takes some room. The next batch deletes these too; a restart before that repeats them, which is harmless.
+            log.warning("the agent's disk is full; delivered records stay until there is room")
