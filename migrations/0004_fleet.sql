@@ -58,5 +58,5 @@ create table enrollment_tokens (
     constraint enrollment_tokens_secret unique (token_hash),
     constraint enrollment_tokens_uses check (uses between 0 and max_uses)
 );
-create index enrollment_tokens_by_age on enrollment_tokens (org_id, created_at desc, id desc);
+create index enrollment_tokens_by_age on enrollment_tokens (org_id, id);
 select probity_tenant_table('enrollment_tokens');

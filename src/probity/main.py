@@ -18,6 +18,15 @@ from probity.audit.heads import HeadsFile
 from probity.audit.sealer import Sealer
 from probity.audit.service import AuditService
 from probity.config import Config, jwt_key_bytes
+from probity.dispatch import hot as dispatch_hot
+from probity.dispatch import routes as dispatch_routes
+from probity.dispatch import tasks as dispatch_tasks
+from probity.dispatch.service import DispatchService
+from probity.fleet import hot as fleet_hot
+from probity.fleet import routes as fleet_routes
+from probity.fleet import tasks as fleet_tasks
+from probity.fleet.authenticator import AgentAuthenticator
+from probity.fleet.service import FleetService
 from probity.identity.keys import routes as key_routes
 from probity.identity.keys.service import KeyService
 from probity.identity.passwords import Passwords
@@ -41,8 +50,10 @@ from probity.kernel.http.tiers import TIERS
 from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
 from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
+from probity.kernel.tasks import TaskRunner
 from probity.kernel.telemetry import Metrics
 from probity.kernel.uploads import Uploads
+from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTransport, Wakeups
 from probity.projects.service import ProjectService
 from probity.web import routes as web
 from probity.web.pages import Pages
@@ -67,6 +78,9 @@ class Services:
     keys: KeyService
     projects: ProjectService
     user_authenticator: UserAuthenticator
+    wakeups: Wakeups
+    fleet: FleetService
+    dispatch: DispatchService
 
 
 def build(
@@ -118,6 +132,12 @@ def build(
             keys = KeyService(db, clock)
             if config.identity.bootstrap_email and config.identity.bootstrap_password:
                 await identity.bootstrap(config.identity.bootstrap_email, config.identity.bootstrap_password)
+            wakeups = _wakeups(config, db)
+            stack.push_async_callback(wakeups.close)
+            await wakeups.start()
+            fleet = FleetService(db, clock, limiter, heartbeat_interval_s=config.fleet.heartbeat_interval_s)
+            dispatch = DispatchService(db, clock, fleet, wakeups, queue_cap=config.fleet.queue_cap_per_org)
+            await stack.enter_async_context(_when(shutdown.stopping, dispatch.stop))
             services = Services(
                 readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
@@ -128,13 +148,19 @@ def build(
                 ring=ring,
                 blobs=blobs,
                 uploads=Uploads(db, clock, blobs),
-                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames()),
+                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(fleet)),
                 identity=identity,
                 sign_in_service=sign_in,
                 keys=keys,
                 projects=ProjectService(db, clock),
                 user_authenticator=UserAuthenticator(sign_in, keys),
+                wakeups=wakeups,
+                fleet=fleet,
+                dispatch=dispatch,
             )
+            tasks = _task_runner(services, clock)
+            stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)
+            await tasks.start()
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
                 authenticator=Authenticators([*authenticators, *_authenticators(services)]),
@@ -143,7 +169,7 @@ def build(
             )
 
     return assemble(
-        routes=[*_routes(), *routes],
+        routes=[*_routes(config), *routes],
         service_names=[field.name for field in fields(Services)],
         start=start,
         settings=_http_settings(config),
@@ -167,11 +193,14 @@ def _blob_store(config: Config) -> BlobStore:
 class _ActorNames:
     """Tells the trail who stands behind an id."""
 
+    def __init__(self, fleet: FleetService) -> None:
+        self._fleet = fleet
+
     async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> Mapping[UserId, str]:
         return {}
 
     async def agent_names(self, principal: Principal, ids: Iterable[AgentId]) -> Mapping[AgentId, str]:
-        return {}
+        return await self._fleet.agent_names(principal, ids)
 
 
 @asynccontextmanager
@@ -186,25 +215,59 @@ async def _running(loop: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -
         await task
 
 
-def _routes() -> list[ControllerRouterHandler]:
+@asynccontextmanager
+async def _when(event: asyncio.Event, call: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `call` once the event is set, should that happen before this block ends."""
+
+    async def wait() -> None:
+        await event.wait()
+        call()
+
+    task = asyncio.create_task(wait())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _routes(config: Config) -> list[ControllerRouterHandler]:
     """Every route of the server, domain by domain."""
     return [
         *health.routes(),
         *audit_routes.routes(),
         *session_routes.routes(),
         *key_routes.routes(),
+        *fleet_routes.routes(allow_direct_mint=config.fleet.allow_direct_mint),
+        *dispatch_routes.routes(),
         *web.routes(),
     ]
 
 
 def _authenticators(services: Services) -> list[Authenticator]:
     """Who is asked who the caller is, in this order."""
-    return [services.user_authenticator]
+    return [AgentAuthenticator(services.fleet), services.user_authenticator]
 
 
 def _hot_routes(services: Services) -> list[HotRoute]:
     """Routes answered in front of the router."""
-    return []
+    return [*fleet_hot.routes(services.fleet), *dispatch_hot.routes(services.dispatch)]
+
+
+def _task_runner(services: Services, clock: Clock) -> TaskRunner:
+    """The background work of every domain."""
+    return TaskRunner(
+        services.db,
+        clock,
+        {**fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS},
+        [*fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC],
+    )
+
+
+def _wakeups(config: Config, db: Database) -> Wakeups:
+    postgres = PostgresTransport(db)
+    if config.redis.url is None:
+        return Wakeups(db, postgres)
+    return Wakeups(db, BothTransports(postgres, RedisTransport(config.redis.url, namespace=config.redis.namespace)))
 
 
 def _http_settings(config: Config) -> HttpSettings:

@@ -1,10 +1,9 @@
 """Operations on the fleet: how agents join, prove who they are, stay alive and leave."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 import msgspec
 import structlog
@@ -20,6 +19,7 @@ from probity.fleet.errors import (
     EnrollmentNameTaken,
     EnrollmentRefused,
     EnrollmentTokenInvalid,
+    SecretMissing,
     TokenNotFound,
 )
 from probity.fleet.events import AGENTS_CHANGED
@@ -55,15 +55,18 @@ _REJECTIONS_PER_AGENT: Final = Policy(name="audit:agent-rejected", limit=10, win
 _REJECTIONS_PER_ADDRESS: Final = Policy(name="audit:address-rejected", limit=10, window_s=60)
 _REJECTIONS_IN_ALL: Final = Policy(name="audit:rejected", limit=100, window_s=60)
 _SECRET_BYTES: Final = 32
+_SECRET_HEADER: Final = "x-agent-secret"
 
 
 class FleetService:
     """
     Args:
         limiter: counts heartbeats and rejected credentials; shared between servers when Redis is configured.
+        heartbeat_interval_s: how often agents are told to send a sign of life.
     """
 
-    def __init__(self, db: Database, clock: Clock, limiter: Limiter) -> None:
+    def __init__(self, db: Database, clock: Clock, limiter: Limiter, *, heartbeat_interval_s: int = 30) -> None:
+        self.heartbeat_interval_s = heartbeat_interval_s
         self._db = db
         self._clock = clock
         self._limiter = limiter
@@ -110,6 +113,11 @@ class FleetService:
         if agent is None:
             raise AgentNotFound
         return agent
+
+    async def agent_names(self, principal: Principal, agent_ids: Iterable[AgentId]) -> dict[AgentId, str]:
+        """Return the names of those agents that the caller's organizations have or had. Checks no permission: for texts of the trail."""
+        async with self._db.transaction(principal) as tx:
+            return await store.agent_names(tx, principal.org_ids, list(agent_ids))
 
     async def resolve_agent_in(self, tx: Tx, principal: Principal, text: str) -> Agent:
         """Return the live agent that `text` names, by name or by id in any spelling, in the caller's transaction.
@@ -179,10 +187,8 @@ class FleetService:
             )
         return NewToken(token_id, secret, expires_at)
 
-    async def list_tokens(
-        self, principal: Principal, *, before: tuple[datetime, UUID] | None = None, limit: int = 50
-    ) -> list[EnrollmentToken]:
-        """Return a page of tokens (never their secrets), the newest first."""
+    async def list_tokens(self, principal: Principal, *, before: EnrollmentTokenId | None = None, limit: int = 50) -> list[EnrollmentToken]:
+        """Return a page of tokens (never their secrets) older than `before`, the newest first."""
         principal.require("agent.mint")
         async with self._db.transaction(principal) as tx:
             return await store.list_tokens(tx, principal.org_id, before=before, limit=limit)
@@ -352,6 +358,26 @@ def agent_principal(agent_id: AgentId, org_id: OrgId | None, name: str) -> Princ
 def credential_of(agent_id: AgentId, secret: str) -> AgentCredential:
     """Return what an agent presents in the form in which it is compared."""
     return AgentCredential(agent_id, rules.secret_hash(secret))
+
+
+def presented(agent_id: str, header: Callable[[str], str | None]) -> AgentCredential:
+    """Return the credential of a request to a path with an agent's id.
+
+    Args:
+        header: looks up a header by its name in lower case.
+
+    Raises:
+        Invalid: the id is not one.
+        SecretMissing: there is no secret.
+    """
+    try:
+        parsed = parse_id(AgentId, agent_id)
+    except Invalid as error:
+        raise Invalid("invalid agent id") from error
+    secret = header(_SECRET_HEADER)
+    if not secret:
+        raise SecretMissing
+    return credential_of(parsed, secret)
 
 
 def _agent_id(principal: Principal) -> AgentId:

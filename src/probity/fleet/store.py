@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -156,6 +155,16 @@ async def find_agent_by_name(tx: Tx, org_id: OrgId, name: str) -> Agent | None:
     )
 
 
+async def agent_names(tx: Tx, org_ids: Sequence[OrgId], agent_ids: Sequence[AgentId]) -> dict[AgentId, str]:
+    rows = await fetch_rows(
+        tx,
+        "select id, name from agents where org_id = any(:org_ids::uuid[]) and id = any(:agent_ids::uuid[])",
+        org_ids=list(org_ids),
+        agent_ids=list(agent_ids),
+    )
+    return {AgentId(row["id"]): row["name"] for row in rows}
+
+
 async def lock_agent_status(tx: Tx, org_id: OrgId, agent_id: AgentId) -> AgentStatus | None:
     """Return the status and hold the row until the transaction ends; None when the organization has no such agent."""
     status: str | None = await fetch_value(
@@ -228,9 +237,8 @@ async def insert_token(
     )
 
 
-async def list_tokens(tx: Tx, org_id: OrgId, *, before: tuple[datetime, UUID] | None, limit: int) -> list[EnrollmentToken]:
+async def list_tokens(tx: Tx, org_id: OrgId, *, before: EnrollmentTokenId | None, limit: int) -> list[EnrollmentToken]:
     """Return a page of tokens, the newest first, from those older than `before`."""
-    created_at, token_id = before or (None, None)
     return await fetch_all(
         tx,
         EnrollmentToken,
@@ -238,13 +246,12 @@ async def list_tokens(tx: Tx, org_id: OrgId, *, before: tuple[datetime, UUID] | 
         select id, org_id, name, tags, max_uses, uses, expires_at, revoked_at, created_by, created_at
           from enrollment_tokens
          where org_id = :org_id
-           and (:created_at::timestamptz is null or (created_at, id) < (:created_at, :token_id::uuid))
-         order by created_at desc, id desc
+           and (:before::uuid is null or id < :before)
+         order by id desc
          limit :limit
         """,
         org_id=org_id,
-        created_at=created_at,
-        token_id=token_id,
+        before=before,
         limit=limit,
     )
 
