@@ -55,6 +55,13 @@ from probity.kernel.telemetry import Metrics
 from probity.kernel.uploads import Uploads
 from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTransport, Wakeups
 from probity.projects.service import ProjectService
+from probity.runs import routes as run_routes
+from probity.runs import tasks as run_tasks
+from probity.runs.ingest.service import IngestService
+from probity.runs.live.hub import RunHub
+from probity.runs.live.service import LiveService
+from probity.runs.models import RUN_CHANNEL
+from probity.runs.service import RunService
 from probity.web import routes as web
 from probity.web.pages import Pages
 
@@ -81,6 +88,9 @@ class Services:
     wakeups: Wakeups
     fleet: FleetService
     dispatch: DispatchService
+    runs: RunService
+    ingest: IngestService
+    live: LiveService
 
 
 def build(
@@ -138,6 +148,11 @@ def build(
             fleet = FleetService(db, clock, limiter, heartbeat_interval_s=config.fleet.heartbeat_interval_s)
             dispatch = DispatchService(db, clock, fleet, wakeups, queue_cap=config.fleet.queue_cap_per_org)
             await stack.enter_async_context(_when(shutdown.stopping, dispatch.stop))
+            projects = ProjectService(db, clock)
+            hub = RunHub(db, stopping=shutdown.stopping)
+            wakeups.subscribe(RUN_CHANNEL, hub.wake)
+            stack.push_async_callback(hub.close)
+            await hub.start()
             services = Services(
                 readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
@@ -152,11 +167,14 @@ def build(
                 identity=identity,
                 sign_in_service=sign_in,
                 keys=keys,
-                projects=ProjectService(db, clock),
+                projects=projects,
                 user_authenticator=UserAuthenticator(sign_in, keys),
                 wakeups=wakeups,
                 fleet=fleet,
                 dispatch=dispatch,
+                runs=RunService(db, clock, dispatch, fleet, projects),
+                ingest=IngestService(db, clock),
+                live=LiveService(db, hub),
             )
             tasks = _task_runner(services, clock)
             stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)
@@ -239,6 +257,7 @@ def _routes(config: Config) -> list[ControllerRouterHandler]:
         *key_routes.routes(),
         *fleet_routes.routes(allow_direct_mint=config.fleet.allow_direct_mint),
         *dispatch_routes.routes(),
+        *run_routes.routes(),
         *web.routes(),
     ]
 
@@ -258,8 +277,9 @@ def _task_runner(services: Services, clock: Clock) -> TaskRunner:
     return TaskRunner(
         services.db,
         clock,
-        {**fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS},
-        [*fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC],
+        {**fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS, **run_tasks.HANDLERS},
+        [*fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC, *run_tasks.PERIODIC],
+        subscriptions=run_tasks.subscriptions(services.runs),
     )
 
 

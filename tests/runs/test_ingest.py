@@ -18,16 +18,6 @@ from tests.fakes import FakeClock
 from tests.runs.builders import a_finish, a_log, a_result, a_run, a_start
 
 
-@pytest.fixture
-def runs(db: Database, clock: FakeClock) -> RunService:
-    return RunService(db, clock)
-
-
-@pytest.fixture
-def ingest(db: Database, clock: FakeClock) -> IngestService:
-    return IngestService(db, clock)
-
-
 async def events_of(db: Database, admin: Principal, run: Run) -> list[Any]:
     async with db.transaction(admin) as tx:
         return await fetch_rows(tx, "select * from run_events where run_id = :id order by seq", id=run.id)

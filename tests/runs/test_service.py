@@ -19,11 +19,6 @@ from tests.fakes import FakeClock
 from tests.runs.builders import a_result, a_run
 
 
-@pytest.fixture
-def runs(db: Database, clock: FakeClock) -> RunService:
-    return RunService(db, clock)
-
-
 async def test_runs_are_numbered_per_organization(runs: RunService, admin: Principal, outsider: Principal) -> None:
     labels = [(await runs.create(admin, a_run())).label for _ in range(2)]
 

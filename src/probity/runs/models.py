@@ -137,3 +137,9 @@ def month_of(run_id: UUID) -> date:
     """Return the first day of the month (UTC) in which a UUIDv7 was made: the partition of everything that belongs to the run."""
     made = datetime.fromtimestamp((run_id.int >> 80) / 1000, UTC)
     return date(made.year, made.month, 1)
+
+
+def floor_of(moment: datetime) -> UUID:
+    """Return the smallest id that can have been made at `moment`, so that `id >= floor` means "made since then"."""
+    milliseconds = max(0, int(moment.timestamp() * 1000)) & ((1 << 48) - 1)
+    return UUID(int=milliseconds << 80)

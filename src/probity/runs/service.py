@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -10,11 +9,18 @@ import msgspec
 
 from probity.audit import service as audit
 from probity.audit.models import Action
+from probity.dispatch.events import JobFinished
+from probity.dispatch.models import JobId, NewJob, Reason
+from probity.dispatch.service import DispatchService
+from probity.fleet.service import FleetService
+from probity.identity.service import next_number
 from probity.kernel.clock import Clock
 from probity.kernel.db import Database, Tx
 from probity.kernel.errors import FieldError, Invalid
 from probity.kernel.ids import new_id, parse_id
-from probity.kernel.principal import OrgId, Principal
+from probity.kernel.principal import OrgId, Principal, system_principal
+from probity.kernel.queue import JobState
+from probity.projects.service import ProjectService
 from probity.runs import rules, store
 from probity.runs.errors import RunMismatch, RunNotFound, RunNotInProgress
 from probity.runs.ingest import store as ingest_store
@@ -25,11 +31,15 @@ from probity.runs.store import NewRow, ResultFilter, RunFilter
 
 _LABEL: Final = re.compile(r"RUN-([1-9][0-9]{0,17})", re.IGNORECASE)
 _LOG_PAGE: Final = 200
+# A suite is started once more when its agent is lost; an agent that comes back first takes its own job up again.
+_MAX_ATTEMPTS: Final = 2
+_DISPATCH_FIELDS: Final = ("cwd", "env", "agent", "tags", "junit", "artifacts")
+_SERVER_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 RunRef = RunId | int
 
 
-class _ClientIdTaken(RunMismatch):
+class ClientIdTaken(RunMismatch):
     """Somebody else took the `client_run_id` after we had looked."""
 
 
@@ -41,25 +51,33 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class RunService:
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, clock: Clock, dispatch: DispatchService, fleet: FleetService, projects: ProjectService) -> None:
         self._db = db
         self._clock = clock
+        self._dispatch = dispatch
+        self._fleet = fleet
+        self._projects = projects
 
     async def create(self, principal: Principal, new: NewRunIn) -> Run:
-        """Start a run that somebody else carries out and reports. A repeat with the same `client_run_id` returns the first run.
+        """Start a run: with a command it is queued for an agent, without one somebody else carries it out and reports.
+
+        A repeat with the same `client_run_id` returns the first run.
 
         Raises:
-            RunMismatch: the `client_run_id` belongs to a run of another name or kind.
+            WrongField: the fields do not fit together.
+            RunMismatch: the `client_run_id` belongs to a run of another name or command.
         """
-        principal.require("runs:write")
-        _refuse_nul(new)
+        principal.require("runs:write" if new.command is None else "runs:execute")
+        _check_new(new)
         if new.client_run_id is not None and (earlier := await self._find_repeat(principal, new)) is not None:
             return earlier
         try:
             async with self._db.transaction(principal) as tx:
-                run = await self._insert(tx, principal, new, RunKind.EXTERNAL, RunState.RUNNING, self._clock.now())
-                return await _announce(tx, principal, run)
-        except _ClientIdTaken:
+                run = await self.insert_in(tx, principal, new, RunKind.EXTERNAL if new.command is None else RunKind.COMMAND)
+                if new.command is not None:
+                    run = await self._dispatch_in(tx, principal, run, new)
+                return await announce_in(tx, principal, run, Action.RUN_CREATE)
+        except ClientIdTaken:
             # The same request came twice at once; the other one won and is committed by now.
             if (earlier := await self._find_repeat(principal, new)) is None:
                 raise
@@ -69,6 +87,19 @@ class RunService:
         principal.require("runs:read")
         async with self._db.transaction(principal) as tx:
             return await store.get_run(tx, principal.org_id, ref)
+
+    async def id_of(self, principal: Principal, ref: RunRef) -> RunId:
+        """Return the id of a run that is named by its number; an id stands for itself, whether there is such a run or not."""
+        if not isinstance(ref, int):
+            return ref
+        async with self._db.transaction(principal) as tx:
+            return (await store.get_run(tx, principal.org_id, ref)).id
+
+    async def find_project(self, principal: Principal, text: str) -> UUID:
+        """Return the id of the project that a filter names."""
+        principal.require("runs:read")
+        async with self._db.transaction(principal) as tx:
+            return (await self._projects.get_in(tx, principal.org_id, text)).id
 
     async def list_runs(self, principal: Principal, narrowed: RunFilter) -> Page:
         """Return a page of runs, newest first."""
@@ -116,7 +147,10 @@ class RunService:
             run = await self._locked(tx, principal, ref)
             if run.state.is_final:
                 raise RunNotInProgress(run.state)
-            return await self._end(tx, principal, run, RunState.ABORTED, Action.RUN_ABORT, reason_code="aborted")
+            aborted = await self._end(tx, principal, run, RunState.ABORTED, Action.RUN_ABORT, reason_code="aborted")
+            if run.job_id is not None:
+                await self._dispatch.cancel_in(tx, principal, JobId(run.job_id))
+            return aborted
 
     async def _find_repeat(self, principal: Principal, new: NewRunIn) -> Run | None:
         assert new.client_run_id is not None
@@ -126,7 +160,14 @@ class RunService:
             raise RunMismatch(new.client_run_id)
         return run
 
-    async def _insert(self, tx: Tx, principal: Principal, new: NewRunIn, kind: RunKind, state: RunState, now: datetime) -> Run:
+    async def insert_in(self, tx: Tx, principal: Principal, new: NewRunIn, kind: RunKind) -> Run:
+        """Insert a run in the caller's transaction; whoever fills it in that transaction announces it too.
+
+        Raises:
+            ClientIdTaken: there is a run with that `client_run_id` already.
+        """
+        now = self._clock.now()
+        project = await self._projects.get_or_create_in(tx, principal, new.project) if new.project is not None else None
         run_id = RunId(new_id())
         month = month_of(run_id)
         await ingest_store.add_month(tx, month)
@@ -136,22 +177,76 @@ class RunService:
                 id=run_id,
                 org_id=principal.org_id,
                 run_month=month,
-                project_id=None,
+                project_id=project.id if project is not None else None,
                 kind=kind,
                 name=new.name,
-                state=state,
+                state=RunState.QUEUED if kind is RunKind.COMMAND else RunState.RUNNING,
                 trigger=new.trigger or "manual",
                 command=new.command,
                 created_by=principal.actor,
                 created_at=now,
-                started_at=now if state is RunState.RUNNING else None,
+                started_at=None if kind is RunKind.COMMAND else now,
                 client_run_id=new.client_run_id,
                 meta={},
             ),
+            await next_number(tx, principal.org_id, "RUN"),
         )
         if run is None:
-            raise _ClientIdTaken(new.client_run_id or "")
+            raise ClientIdTaken(new.client_run_id or "")
         return run
+
+    async def close_after_job(self, event: JobFinished, *, may_wait: bool) -> bool:
+        """End the run of a job that has ended, if nobody else did. False: its agent's last events may still be on their way.
+
+        An agent reports the end of its command before it completes the job, but a spooled report may arrive a little later.
+        """
+        if event.run_id is None:
+            return True
+        principal = system_principal(OrgId(event.org_id))
+        async with self._db.transaction(principal) as tx:
+            try:
+                run = await lock_run(tx, principal.org_id, RunId(event.run_id))
+            except RunNotFound:
+                return True
+            if run.state.is_final or run.job_id != event.job_id:
+                return True
+            was_server = event.state is JobState.CANCELLED or event.reason_code in _SERVER_REASONS
+            if may_wait and not was_server:
+                return False
+            reason_code = event.reason_code or ("no_finish" if event.state is JobState.SUCCEEDED else event.state.value)
+            state = rules.verdict(run.totals, exit_code=None, reason_code=reason_code)
+            await self._end(tx, principal, run, state, Action.RUN_FINISH, reason_code=reason_code)
+        return True
+
+    async def _dispatch_in(self, tx: Tx, principal: Principal, run: Run, new: NewRunIn) -> Run:
+        """Queue the run's command for an agent, in the transaction that makes the run."""
+        agent = await self._fleet.resolve_agent_in(tx, principal, new.agent) if new.agent is not None else None
+        payload = {
+            "run_id": str(run.id),
+            "command": new.command,
+            "cwd": new.cwd,
+            "env": new.env,
+            "timeout_s": new.timeout_s,
+            "output_limit_bytes": new.output_limit_bytes,
+            "junit": new.junit,
+            "artifacts": new.artifacts,
+            "pytest_live": new.pytest_live,
+        }
+        job = await self._dispatch.enqueue_job_in(
+            tx,
+            principal,
+            NewJob(
+                kind="command",
+                payload=payload,
+                agent_id=agent.id if agent is not None else None,
+                tags=tuple(new.tags),
+                timeout_s=new.timeout_s,
+                max_attempts=_MAX_ATTEMPTS,
+                run_id=run.id,
+            ),
+        )
+        await store.link_job(tx, run.org_id, run.id, job.id)
+        return msgspec.structs.replace(run, job_id=job.id)
 
     async def _locked(self, tx: Tx, principal: Principal, ref: RunRef) -> Run:
         run = await store.get_run(tx, principal.org_id, ref)
@@ -216,26 +311,33 @@ async def lock_run(tx: Tx, org_id: OrgId, run_id: RunId) -> ingest_store.LockedR
     return run
 
 
-async def _announce(tx: Tx, principal: Principal, run: Run) -> Run:
-    """Write the run's first event and the trail's."""
+async def announce_in(tx: Tx, principal: Principal, run: Run, action: Action) -> Run:
+    """Write the first event of a new run, and the trail's."""
     journal = Journal(run)
     journal.created()
     announced = journal.close()
     await ingest_store.save(tx, [journal])
     metadata = {"kind": run.kind.value, "name": run.name, "number": run.number}
-    await audit.record(tx, principal, Action.RUN_CREATE, f"run:{run.id}", org_id=run.org_id, correlation_id=run.job_id, metadata=metadata)
+    await audit.record(tx, principal, action, f"run:{run.id}", org_id=run.org_id, correlation_id=run.job_id, metadata=metadata)
     return announced
 
 
-def _refuse_nul(new: NewRunIn) -> None:
-    """Refuse the character NUL, which neither a command line nor a column can hold.
-
-    Raises:
-        Invalid: some fields have it; all of them are named.
+def _check_new(new: NewRunIn) -> None:
     """
-    fields = tuple(FieldError(name, "must not contain the character NUL") for name in new.__struct_fields__ if _has_nul(getattr(new, name)))
-    if fields:
-        raise Invalid("the character NUL is not allowed", fields=fields)
+    Raises:
+        Invalid: fields do not fit together, or hold the character NUL; all of them are named.
+    """
+    wrong = [FieldError(name, "must not contain the character NUL") for name in new.__struct_fields__ if _has_nul(getattr(new, name))]
+    if new.kind is RunKind.IMPORT:
+        wrong.append(FieldError("kind", "reports are imported by POST /api/v1/runs/import"))
+    elif new.kind is RunKind.COMMAND and new.command is None:
+        wrong.append(FieldError("command", "a run of kind command needs one"))
+    elif new.kind is RunKind.EXTERNAL and new.command is not None:
+        wrong.append(FieldError("command", "an external run is carried out by somebody else and has none"))
+    if new.command is None:
+        wrong += [FieldError(name, "only a run with a command is dispatched") for name in _DISPATCH_FIELDS if getattr(new, name)]
+    if wrong:
+        raise Invalid("the run cannot be started like this", fields=tuple(wrong))
 
 
 def _has_nul(value: object) -> bool:

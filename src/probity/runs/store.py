@@ -21,14 +21,6 @@ _COLUMNS: Final[LiteralString] = """
 # Lists go to the wire as PostgreSQL writes them; times look as the rest of the API writes them.
 _TIME: Final[LiteralString] = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""
 
-_NEXT_NUMBER: Final[LiteralString] = """
-    insert into org_counters (org_id, kind, value)
-    values (:org_id, 'RUN', 1)
-        on conflict (org_id, kind) do update
-       set value = org_counters.value + 1
-    returning value
-"""
-
 
 class NewRow(msgspec.Struct, frozen=True, kw_only=True):
     """A run about to be inserted."""
@@ -74,12 +66,8 @@ class LogLine(msgspec.Struct, frozen=True):
     text: str
 
 
-async def insert_run(tx: Tx, row: NewRow) -> Run | None:
-    """Insert a run under the next number of its organization; None when its `client_run_id` is taken.
-
-    The number's row stays locked until the commit, so call this as late as the transaction allows.
-    """
-    number = await fetch_value(tx, _NEXT_NUMBER, org_id=row.org_id)
+async def insert_run(tx: Tx, row: NewRow, number: int) -> Run | None:
+    """Insert a run; None when its `client_run_id` is taken."""
     return await fetch_one(
         tx,
         Run,

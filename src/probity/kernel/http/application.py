@@ -36,7 +36,8 @@ Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 class Running(msgspec.Struct, frozen=True):
     """What exists only while the application runs: made at start, when the database is open.
 
-    `services` are handed to handlers by the names under which they ask (`fleet: NamedDependency[FleetService]`).
+    `services` are handed to handlers by the names under which they ask (`fleet: NamedDependency[FleetService]`); `authenticator` is one of
+    those names, for streams that outlive the credential they were opened with.
     """
 
     services: Mapping[str, object]
@@ -69,7 +70,7 @@ def assemble(
         UndeclaredAccess: a route does not say who may call it.
     """
     services: dict[str, object] = {}
-    provided = {name: Provide(_looked_up(services, name), sync_to_thread=False) for name in service_names}
+    provided = {name: Provide(_looked_up(services, name), sync_to_thread=False) for name in (*service_names, "authenticator")}
     provided["principal"] = Provide(provide_principal, sync_to_thread=False)
 
     def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -84,6 +85,7 @@ def assemble(
         try:
             async with start() as running:
                 services.update(running.services)
+                services["authenticator"] = running.authenticator
                 gate.open(running.authenticator, running.limiter, running.hot_routes)
                 yield
                 shutdown.stop()

@@ -49,6 +49,8 @@ def check_access(rule: RouteRule, principal: Principal) -> None:
         return
     if principal.is_anonymous:
         raise Unauthenticated("authentication required")
+    if rule.or_agent and principal.kind is PrincipalKind.AGENT:
+        return
     if rule.access is Access.AGENT and principal.kind is not PrincipalKind.AGENT:
         raise Unauthenticated("agent credentials required")
     if rule.access is Access.AUTHENTICATED and principal.kind is PrincipalKind.AGENT:

@@ -41,7 +41,7 @@ class RouteRule(msgspec.Struct, frozen=True):
 
     `body_limit` is in bytes. `streamed` bodies have no total time limit, only one between chunks. `csrf` is off for the few writes that
     must work with a stale cookie (sign-in, sign-out). `tiered` is off for routes outside their dialect's general budget. `pinned_limits`
-    hold instead of `limits` under the pin they name.
+    hold instead of `limits` under the pin they name. `or_agent` also lets agents in, without the permission; the service decides which.
     """
 
     dialects: tuple[Dialect, ...]
@@ -53,6 +53,7 @@ class RouteRule(msgspec.Struct, frozen=True):
     streamed: bool
     csrf: bool
     tiered: bool
+    or_agent: bool
 
     @property
     def dialect(self) -> Dialect:
@@ -76,7 +77,7 @@ def route_group(
     """Return a router whose handlers speak `dialect`, and `also` others where contracts share the path.
 
     Each handler declares who may call it: `permission="agent.list"`, `authenticated=True`, `public=True` or `agent=True`; a group may
-    declare it for all its handlers. Further per handler or group: `limits=(Policy, …)`, `body_limit=bytes`, `streamed=True`,
+    declare it for all its handlers. With `or_agent=True` agents pass beside holders of the permission. Further per handler or group: `limits=(Policy, …)`, `body_limit=bytes`, `streamed=True`,
     `csrf=False`, `tiered=False`.
     """
     opt["dialects"] = (dialect, *also)
@@ -116,6 +117,7 @@ def rule_of(handler: BaseRouteHandler) -> RouteRule:
         body_limit=opt.get("body_limit", BODY_LIMIT[dialects[0]]),
         streamed=opt.get("streamed", False),
         csrf=opt.get("csrf", True),
+        or_agent=opt.get("or_agent", False),
         tiered=opt.get("tiered", True),
     )
 

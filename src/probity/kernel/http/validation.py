@@ -63,7 +63,7 @@ def _first(errors: Iterator[FieldError], most: int) -> Iterator[FieldError]:
 
 def _walk(kind: Any, value: Any, path: tuple[str, ...]) -> Iterator[FieldError]:
     kind, metas = _unwrap(kind)
-    if _is_plain_struct(kind) and isinstance(value, dict):
+    if _is_plain_struct(kind) and isinstance(value, dict) and _tag_fits(kind, value):
         yield from _walk_struct(kind, value, path)
         return
     origin, args = get_origin(kind), get_args(kind)
@@ -89,7 +89,7 @@ def _whole(kind: Any, metas: tuple[Any, ...], value: Any, path: tuple[str, ...],
 
 
 def _walk_struct(kind: type[msgspec.Struct], value: dict[str, Any], path: tuple[str, ...]) -> Iterator[FieldError]:
-    known: set[str] = set()
+    known: set[str | None] = {kind.__struct_config__.tag_field}
     for field in msgspec.structs.fields(kind):
         known.add(field.encode_name)
         if field.encode_name in value:
@@ -115,7 +115,7 @@ def _could_be(kind: Any, value: Any) -> bool:
     kind, _ = _unwrap(kind)
     origin = get_origin(kind) or kind
     if isinstance(value, dict):
-        return _is_plain_struct(kind) or origin is dict
+        return (_is_plain_struct(kind) and _tag_fits(kind, value)) or origin is dict
     if isinstance(value, list):
         return origin in (list, set, frozenset)
     return False
@@ -192,11 +192,14 @@ def _name(kind: Any) -> str:
 
 
 def _is_plain_struct(kind: Any) -> bool:
-    """Structs whose fields can be walked: objects (not arrays), not chosen by a tag, not generic."""
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-        return False
+    """Structs whose fields can be walked: objects (not arrays), not generic."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__struct_config__.array_like
+
+
+def _tag_fits(kind: type[msgspec.Struct], value: dict[str, Any]) -> bool:
+    """Say whether an object is of this member of a union; every object is of a struct without a tag."""
     config = kind.__struct_config__
-    return not config.array_like and config.tag is None
+    return config.tag is None or value.get(config.tag_field or "") == config.tag
 
 
 def _unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:

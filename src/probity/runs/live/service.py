@@ -1,0 +1,115 @@
+"""Watching a run: what it is now, then everything that happens, once and in order."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from time import monotonic
+from typing import Any, Final
+
+from probity.kernel.db import Database
+from probity.kernel.principal import Principal, system_principal
+from probity.runs import store as runs_store
+from probity.runs.live import messages, store
+from probity.runs.live.hub import READ_LIMIT, Batch, Lagged, RunHub, Stopped, frame
+from probity.runs.live.store import Place
+from probity.runs.models import EventType, Run
+from probity.runs.service import RunRef
+
+# What one snapshot carries at most; earlier results and lines are read page by page.
+MAX_RESULTS: Final = 2000
+MAX_LOG_PIECES: Final = 1000
+# A viewer's credential is looked at again this often.
+RECHECK_S: Final = 15.0
+
+_HEARTBEAT: Final = b": heartbeat\n\n"
+
+StillAllowed = Callable[[], Awaitable[bool]]
+
+
+class LiveService:
+    def __init__(self, db: Database, hub: RunHub) -> None:
+        self._db = db
+        self._hub = hub
+
+    async def find(self, principal: Principal, ref: RunRef) -> Run:
+        principal.require("runs:read")
+        async with self._db.transaction(principal) as tx:
+            return await runs_store.get_run(tx, principal.org_id, ref)
+
+    async def full_run(self, principal: Principal, ref: RunRef) -> dict[str, Any]:
+        """Return a run with its last results and log lines."""
+        run = await self.find(principal, ref)
+        results, logs, cut = await self._history(run)
+        return messages.full_run(run, results, logs, cut=cut)
+
+    async def stream(self, run: Run, *, after: int | None, named: bool, still_allowed: StillAllowed) -> AsyncGenerator[bytes]:
+        """Yield server-sent events until the run has ended.
+
+        Args:
+            after: the last sequence number that the viewer has; None for a viewer that has nothing and begins with a snapshot.
+            named: whether events carry names; clients of the contract need unnamed ones.
+            still_allowed: asked now and then; the stream ends when it says no.
+        """
+        if after is None or after > run.last_seq:
+            results, logs, cut = await self._history(run)
+            yield frame(messages.snapshot(run, results, logs, cut=cut), seq=run.last_seq, named=named)
+            if run.state.is_final:
+                yield frame(messages.done(run), seq=run.last_seq, named=named)
+                return
+            after = run.last_seq
+        async with contextlib.aclosing(self.follow(run, after=after, still_allowed=still_allowed)) as items:
+            async for item in items:
+                yield _HEARTBEAT if item is None else item.frames(named=named)
+
+    async def follow(self, run: Run, *, after: int, still_allowed: StillAllowed) -> AsyncGenerator[Batch | None]:
+        """Yield all events behind `after`, once each and in order; None when nothing happened for a while. Ends with the run."""
+        place = Place.of(run)
+        if run.state.is_final:
+            async for batch in self._read_up_to(place, after, run.last_seq):
+                yield batch
+            return
+        recheck_at = monotonic() + RECHECK_S
+        while True:
+            async with self._hub.watch(run) as viewer:
+                async for batch in self._read_up_to(place, after, viewer.base):
+                    after = batch.last
+                    yield batch
+                    if batch.ends_run:
+                        return
+                try:
+                    while True:
+                        item = await viewer.next()
+                        if item is not None:
+                            # What the viewer read for itself a moment ago may come again.
+                            item = item.after(after)
+                            if item is None:
+                                continue
+                            after = item.last
+                        yield item
+                        if item is not None and item.ends_run:
+                            return
+                        if monotonic() >= recheck_at:
+                            recheck_at = monotonic() + RECHECK_S
+                            if not await still_allowed():
+                                return
+                except Lagged:
+                    continue
+                except Stopped:
+                    return
+
+    async def _read_up_to(self, place: Place, after: int, last: int) -> AsyncIterator[Batch]:
+        while after < last:
+            async with self._db.transaction(system_principal(place.org_id)) as tx:
+                events = await store.read_events(tx, place, after=after, limit=min(READ_LIMIT, last - after))
+            if not events:
+                return
+            after = events[-1].seq
+            yield Batch(events)
+
+    async def _history(self, run: Run) -> tuple[list[store.StoredEvent], list[store.StoredEvent], bool]:
+        """Return the last results and log pieces up to the sequence number that `run` shows, and whether earlier ones were left out."""
+        place = Place.of(run)
+        async with self._db.transaction(system_principal(run.org_id)) as tx:
+            results = await store.read_last(tx, place, EventType.RESULT, up_to=run.last_seq, limit=MAX_RESULTS + 1)
+            logs = await store.read_last(tx, place, EventType.LOG, up_to=run.last_seq, limit=MAX_LOG_PIECES + 1)
+        cut = len(results) > MAX_RESULTS or len(logs) > MAX_LOG_PIECES
+        return results[-MAX_RESULTS:], logs[-MAX_LOG_PIECES:], cut
