@@ -37,7 +37,9 @@ def test_documented_endpoints_that_were_served_still_are(answered: list[Endpoint
     total = Counter(endpoint.contract for endpoint in documented())
     count = Counter(endpoint.contract for endpoint in answered)
     with capsys.disabled():
-        print("\n[S] endpoints served: " + ", ".join(f"{name} {count[name]}/{total[name]}" for name in sorted(total)))  # the figures are what this test is run for
+        print(
+            "\n[S] endpoints served: " + ", ".join(f"{name} {count[name]}/{total[name]}" for name in sorted(total))
+        )  # the figures are what this test is run for
 
     assert sorted(set(once) - set(lines)) == [], "these were served once and are gone"
     assert sorted(set(lines) - set(once)) == [], "newly served: record them with PROBITY_RECORD=1"

@@ -64,7 +64,9 @@ async def _check(installation: Deployment, workload: Workload) -> None:
             assert await conn.fetchval(doubled, run) == 0, f"run {run}: a result is doubled"
 
         for job in ledger.completed:
-            assert await conn.fetchval("select state from jobs where id = $1::uuid", job) == "succeeded", f"job {job} was acknowledged as done"
+            assert await conn.fetchval("select state from jobs where id = $1::uuid", job) == "succeeded", (
+                f"job {job} was acknowledged as done"
+            )
         stuck = """
             select count(*) from jobs
              where lane = 'agent' and state = 'claimed' and claim_expires_at < now() - interval '1 second' * $1
@@ -88,6 +90,10 @@ def _verify_audit(installation: Deployment) -> None:
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-m", "probity", "audit", "verify"], env=installation.environment(), capture_output=True, text=True, cwd=installation.directory
+        [sys.executable, "-m", "probity", "audit", "verify"],
+        env=installation.environment(),
+        capture_output=True,
+        text=True,
+        cwd=installation.directory,
     )
     assert done.returncode == 0, done.stdout + done.stderr

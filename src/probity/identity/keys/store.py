@@ -76,9 +76,10 @@ async def find_key_all_tenants(db: Database, key_hash: bytes) -> LiveKey | None:
         )
     if not rows:
         return None
-    row = dict(rows[0])
+    row: dict[str, Any] = dict(rows[0])
     maker = memberships_of(row.pop("maker"))
-    return LiveKey(key=ApiKey(**row | {"permissions": tuple(row["permissions"])}), maker=maker)
+    row["permissions"] = tuple(row["permissions"])
+    return LiveKey(key=ApiKey(**row), maker=maker)
 
 
 async def note_use(tx: Tx, org_id: OrgId, key_id: KeyId, *, now: datetime, not_since: datetime) -> None:
