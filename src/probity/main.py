@@ -26,6 +26,7 @@ from probity.fleet import hot as fleet_hot
 from probity.fleet import routes as fleet_routes
 from probity.fleet import tasks as fleet_tasks
 from probity.fleet.authenticator import AgentAuthenticator
+from probity.fleet.browse.service import FleetBrowser
 from probity.fleet.service import FleetService
 from probity.identity.keys import routes as key_routes
 from probity.identity.keys.service import KeyService
@@ -57,6 +58,7 @@ from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTrans
 from probity.projects.service import ProjectService
 from probity.runs import routes as run_routes
 from probity.runs import tasks as run_tasks
+from probity.runs.browse.service import RunBrowser
 from probity.runs.ingest.service import IngestService
 from probity.runs.live.hub import RunHub
 from probity.runs.live.service import LiveService
@@ -75,6 +77,8 @@ class Services:
     metrics: Metrics
     shutdown: Shutdown
     db: Database
+    fleet_browser: FleetBrowser
+    run_browser: RunBrowser
     pages: Pages
     ring: KeyRing
     blobs: BlobStore
@@ -159,6 +163,8 @@ def build(
                 metrics=metrics,
                 shutdown=shutdown,
                 db=db,
+                fleet_browser=FleetBrowser(db, clock),
+                run_browser=RunBrowser(db),
                 pages=pages,
                 ring=ring,
                 blobs=blobs,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from probity.kernel.clock import Clock
+from probity.runs.browse.models import COUNT_LIMIT
 from probity.web import formats, text
 from probity.web.assets import Assets
 from probity.web.shell import Shell
@@ -41,7 +42,7 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.globals.update(asset=assets.href, STATE_WORDS=STATE_WORDS)
+        self._environment.globals.update(asset=assets.href, STATE_WORDS=STATE_WORDS, COUNT_LIMIT=COUNT_LIMIT)
         self._environment.filters.update(
             absolute=formats.absolute,
             ago=self._ago,

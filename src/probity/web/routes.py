@@ -11,7 +11,11 @@ from probity.kernel.errors import NotFound
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.principal import Principal
+from probity.web.agents import routes as agents
 from probity.web.pages import PageRequest, Pages
+from probity.web.runs import routes as runs
+from probity.web.search import routes as search
+from probity.web.sign_in import routes as sign_in
 
 # The address names the content, so what it names never changes.
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -19,7 +23,7 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 def routes() -> list[Router]:
     """Return every page of the server."""
-    return [route_group(Dialect.PAGES, "/", [start, static_file])]
+    return [route_group(Dialect.PAGES, "/", [start, static_file]), *sign_in.routes(), *runs.routes(), *agents.routes(), *search.routes()]
 
 
 @get("/", public=True, include_in_schema=False)

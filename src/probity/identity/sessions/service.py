@@ -105,6 +105,10 @@ class SignInService:
                 ended += 1
         return ended
 
+    async def sign_out_cookie(self, cookie: str, *, correlation_id: UUID | None = None) -> bool:
+        """Revoke the session that our own pages' cookie opens; False when it opens none."""
+        return await self.sign_out([(CredentialForm.COOKIE, cookie)], correlation_id=correlation_id) > 0
+
     async def account(self, principal: Principal) -> Account:
         """Return the signed-in person.
 

@@ -149,7 +149,9 @@
     place(() => { failures.hidden = false; list.append(row(result)); });
   };
   const result = (event) => {
-    const one = event.result, before = outcomes.get(one.case), group = groupOf(one.suite || "");
+    const one = event.result ?? event;
+    one.flaky ??= one.attempt > 1 && one.outcome === "passed";
+    const before = outcomes.get(one.case), group = groupOf(one.suite ?? one.file ?? "");
     if (before === undefined && one.attempt > 1) later();
     else if (before !== undefined) tally(group, before, -1, 0);
     if (before !== undefined || one.attempt <= 1) tally(group, one.outcome, 1, one.duration_ms || 0);
@@ -164,7 +166,7 @@
     } else if (drawn >= ROWS && !$(".more", list) && !list.dataset.load) {
       const more = document.createElement("li"), link = document.createElement("a");
       link.className = "more link";
-      link.href = `${href}/results?suite=${encodeURIComponent(one.suite || "")}`;
+      link.href = `${href}/results?suite=${encodeURIComponent(one.suite ?? one.file ?? "")}`;
       link.textContent = "All cases of this suite";
       more.append(link);
       list.append(more);

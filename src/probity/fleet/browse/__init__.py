@@ -1,0 +1,1 @@
+"""Reading the fleet page by page, for people."""

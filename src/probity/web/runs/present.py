@@ -1,0 +1,120 @@
+"""From what the services know to what the pages show. Pure."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from probity.runs.browse.models import CaseAttempt, CaseSummary, RunDetail, RunSummary, Suite
+from probity.runs.models import Run, RunState
+from probity.web.runs.views import Attempt, Case, Group, RunRow, Totals
+
+# What a reason code means to whoever reads the run, and what to do about it.
+_REASONS: Final = {
+    "aborted": "Somebody aborted this run. Results and log until then are kept.",
+    "cancelled": "The command was cancelled. Results and log until then are kept.",
+    "timeout": "The command ran into its time limit and was stopped with everything it started. Give it more time or find what hangs.",
+    "lease_expired": "The agent was silent for too long, so the run was closed. If it comes back with the rest, the run is completed.",
+    "lease_lost": "The agent lost its hold on this run, so the run was closed. If it comes back with the rest, the run is completed.",
+    "attempts_exhausted": "No agent finished this run in the attempts it had. Look at the agents' own logs.",
+    "no_finish": "The job ended, but the agent never reported how the command ended.",
+    "output_limit": "The command wrote more than its output limit; the rest of the log was dropped.",
+    "could_not_start": "The command could not be started on the agent. Check that the program exists there and may be run.",
+    "spawn_failed": "The command could not be started on the agent. Check that the program exists there and may be run.",
+    "agent_shutdown": "The agent was stopped while the command ran.",
+}
+
+
+def reason_text(reason_code: str | None) -> str:
+    if not reason_code:
+        return ""
+    return _REASONS.get(reason_code, f"The run ended with the reason “{reason_code.replace('_', ' ')}”.")
+
+
+def row_of(run: RunSummary) -> RunRow:
+    return RunRow(
+        id=str(run.id),
+        ref=f"RUN-{run.number}",
+        name=run.name,
+        state=run.state.value,
+        reason=reason_text(run.reason_code),
+        project=run.project or "",
+        agent=run.agent or "",
+        command="",
+        totals=Totals(run.total, run.passed, run.failed, run.errors, run.skipped, run.flaky),
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def head_of(detail: RunDetail) -> RunRow:
+    run = detail.run
+    return RunRow(
+        id=str(run.id),
+        ref=run.label,
+        name=run.name,
+        state=run.state.value,
+        reason=reason_text(run.reason_code),
+        project=detail.project or "",
+        agent=detail.agent or "",
+        command=shlex.join(run.command) if run.command else "",
+        totals=Totals(run.total, run.passed, run.failed, run.errors, run.skipped, run.flaky),
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def case_of(case: CaseSummary) -> Case:
+    return Case(
+        key=case.case_key,
+        name=case.name,
+        suite=case.suite,
+        outcome=case.outcome.value,
+        duration_ms=case.duration_ms,
+        attempts=case.attempts,
+        flaky=case.is_flaky,
+        message=case.message or "",
+    )
+
+
+def groups_of(suites: Sequence[Suite], cases: Sequence[CaseSummary] | None) -> list[Group]:
+    """Return a group for each suite, with its rows where they came along."""
+    rows: dict[str, list[Case]] = {}
+    for case in cases or ():
+        rows.setdefault(case.suite, []).append(case_of(case))
+    return [
+        Group(
+            suite=suite.suite,
+            total=suite.total,
+            passed=suite.passed,
+            bad=suite.bad,
+            skipped=suite.skipped,
+            duration_ms=suite.duration_ms,
+            cases=None if cases is None else rows.get(suite.suite, []),
+        )
+        for suite in suites
+    ]
+
+
+def attempt_of(attempt: CaseAttempt) -> Attempt:
+    return Attempt(
+        attempt=attempt.attempt,
+        outcome=attempt.outcome.value,
+        duration_ms=attempt.duration_ms,
+        file=attempt.file or "",
+        line=attempt.line,
+        worker=attempt.worker or "",
+        host=attempt.host or "",
+        message=attempt.message or "",
+        details=attempt.details or "",
+        stdout=attempt.stdout or "",
+        stderr=attempt.stderr or "",
+    )
+
+
+def waiting_for(run: Run) -> str:
+    """Say what an empty page is waiting for."""
+    if run.state is RunState.QUEUED:
+        return "Waiting for an agent to take this run. It starts as soon as one that fits is online."
+    return "Running. Results appear here as they come in."
