@@ -1,6 +1,7 @@
 """SQL of keys."""
 
 from datetime import datetime
+from typing import Any
 
 from probity.identity.keys.models import ApiKey, KeyId, LiveKey
 from probity.identity.store import memberships_of
