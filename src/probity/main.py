@@ -169,7 +169,7 @@ def build(
                 ring=ring,
                 blobs=blobs,
                 uploads=Uploads(db, clock, blobs),
-                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(fleet)),
+                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(identity, fleet)),
                 identity=identity,
                 sign_in_service=sign_in,
                 keys=keys,
@@ -217,11 +217,12 @@ def _blob_store(config: Config) -> BlobStore:
 class _ActorNames:
     """Tells the trail who stands behind an id."""
 
-    def __init__(self, fleet: FleetService) -> None:
+    def __init__(self, identity: IdentityService, fleet: FleetService) -> None:
+        self._identity = identity
         self._fleet = fleet
 
     async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> Mapping[UserId, str]:
-        return {}
+        return await self._identity.user_names(principal, ids)
 
     async def agent_names(self, principal: Principal, ids: Iterable[AgentId]) -> Mapping[AgentId, str]:
         return await self._fleet.agent_names(principal, ids)

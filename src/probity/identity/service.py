@@ -1,6 +1,7 @@
 """Organizations and people: the operations that other domains, pages and commands may call."""
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -87,6 +88,14 @@ class IdentityService:
         principal.require("settings:users:manage")
         async with self._db.transaction(principal) as tx:
             return await store.list_members(tx, principal.org_id, after=after, limit=limit)
+
+    async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> dict[UserId, str]:
+        """Return the display names of those people that the principal's organizations know."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        async with self._db.transaction(principal) as tx:
+            return await store.user_names(tx, wanted)
 
     async def reset_password(self, email: str, password: Secret) -> User:
         """Set somebody's password from the server's own command line: unlocks the account and ends every session.

@@ -1,6 +1,6 @@
 """SQL of organizations, people, roles and numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -168,6 +168,11 @@ async def list_members(tx: Tx, org_id: OrgId, *, after: tuple[datetime, UserId] 
         limit=limit,
     )
     return [Member(user=user_of(row), is_owner=row.is_owner, roles=row.roles, joined_at=row.joined_at) for row in rows]
+
+
+async def user_names(tx: Tx, user_ids: Sequence[UserId]) -> dict[UserId, str]:
+    rows = await fetch_rows(tx, "select id, display_name from users where id = any (:ids::uuid[])", ids=list(user_ids))
+    return {UserId(row["id"]): row["display_name"] for row in rows}
 
 
 async def get_user(tx: Tx, user_id: UserId) -> User:
