@@ -15,7 +15,9 @@ async def headers_of(web: httpx.AsyncClient, person: Person) -> dict[str, str]:
 async def test_a_key_is_shown_once_in_the_documented_shape(web: httpx.AsyncClient, ada: Person) -> None:
     headers = await headers_of(web, ada)
 
-    made = await web.post(KEYS, json={"name": "ci", "scope": "read-write", "expires_at": "2026-02-01T00:00:00.500Z", "extra": 1}, headers=headers)
+    made = await web.post(
+        KEYS, json={"name": "ci", "scope": "read-write", "expires_at": "2026-02-01T00:00:00.500Z", "extra": 1}, headers=headers
+    )
     listed = await web.get(KEYS, headers=headers)
 
     assert made.status_code == 201

@@ -130,7 +130,7 @@ async def test_a_refusal_reads_as_the_contract_says(
 ) -> None:
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
 
-    reply = await web.post(base + LOGIN, **content, headers={"content-type": "application/json"})  # type: ignore[arg-type]
+    reply = await web.post(base + LOGIN, **content, headers={"content-type": "application/json"})
 
     assert (reply.status_code, reply.json()["error"]) == (status, error)
     assert "set-cookie" not in reply.headers
@@ -391,7 +391,7 @@ async def test_a_person_of_two_organizations_sees_both_and_acts_in_the_owned_one
     }
 
 
-async def test_a_session_survives_a_restart_of_the_server(db: Database, web: httpx.AsyncClient, ada: Person, config, clock) -> None:  # type: ignore[no-untyped-def]
+async def test_a_session_survives_a_restart_of_the_server(db: Database, web: httpx.AsyncClient, ada: Person, config, clock) -> None:
     from probity import main
     from tests import http_app
 

@@ -62,8 +62,8 @@ class LimitReached(TooMany):
     code = "rate_limited"
 
     def __init__(self, policy: Policy, verdict: Verdict) -> None:
-        super().__init__(
-            policy.message or "too many requests; try again later", retry_after_s=-int(-verdict.retry_after_s // 1), policy=policy.name
-        )
+        seconds = -int(-verdict.retry_after_s // 1)
+        message = (policy.message or "too many requests; try again later").replace("{minutes}", str(-(-seconds // 60)))
+        super().__init__(message, retry_after_s=seconds, policy=policy.name)
         self.policy = policy
         self.verdict = verdict

@@ -53,9 +53,11 @@ def parse(body: bytes, kind: Any, media_type: str | None, dialect: Dialect) -> A
         elif dialect is not Dialect.AGNOX or media_type != "text/plain":
             raise WrongMediaType(f"send application/json, not {media_type}", media_type=media_type)
     try:
-        return decoder(kind).decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInput("the body has wrong fields", fields=field_errors(kind, body)) from error
+        try:
+            return decoder(kind).decode(body)
+        except msgspec.ValidationError as error:
+            # The first mistake may come before the point where the text stops being JSON; the walk then raises DecodeError.
+            raise InvalidInput("the body has wrong fields", fields=field_errors(kind, body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedJson(f"the body is not valid JSON: {error}") from error
 
