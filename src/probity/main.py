@@ -33,6 +33,7 @@ from probity.identity.keys.service import KeyService
 from probity.identity.passwords import Passwords
 from probity.identity.service import IdentityService
 from probity.identity.sessions import routes as session_routes
+from probity.identity.sessions import tasks as session_tasks
 from probity.identity.sessions.authenticator import UserAuthenticator
 from probity.identity.sessions.service import SignInService
 from probity.kernel.blobs import BlobStore, DirectoryBlobStore
@@ -284,8 +285,8 @@ def _task_runner(services: Services, clock: Clock) -> TaskRunner:
     return TaskRunner(
         services.db,
         clock,
-        {**fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS, **run_tasks.HANDLERS},
-        [*fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC, *run_tasks.PERIODIC],
+        {**session_tasks.handlers(services.sign_in_service), **fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS, **run_tasks.HANDLERS},
+        [*session_tasks.PERIODIC, *fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC, *run_tasks.PERIODIC],
         subscriptions=run_tasks.subscriptions(services.runs),
     )
 
