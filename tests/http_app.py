@@ -12,6 +12,7 @@ import uvicorn
 from litestar import Litestar
 
 from probity.kernel.http.auth import Connection
+from probity.kernel.http.server import ServerOptions, uvicorn_config
 from probity.kernel.principal import ANONYMOUS, Principal
 
 HEADER = "x-test-principal"
@@ -74,9 +75,7 @@ def served(app: Litestar, **options: Any) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_config=None, lifespan="on", timeout_graceful_shutdown=2, proxy_headers=False, **options
-    )
+    config = uvicorn_config(app, ServerOptions(host="127.0.0.1", port=port, grace_s=2), **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

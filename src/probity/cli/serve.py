@@ -94,7 +94,8 @@ def application() -> object:
 
     settings = load_config()
     _configure_logging(settings)
-    lifeline.follow(os.getppid())
+    # Named by the parent itself: one that is killed while this process starts is gone before anybody could ask who it was.
+    lifeline.follow_parent(os.environ)
     return main.build(settings)
 
 
@@ -119,6 +120,7 @@ def _serve_workers(settings: config.Config, listener: socket.socket, workers: in
     _configure_logging(settings)
     options = _options(settings, workers, tls_cert, tls_key)
     plan = uvicorn_config("probity.cli.serve:application", options, factory=True, backlog=_BACKLOG)
+    lifeline.with_parent(os.environ)
     Multiprocess(plan, sockets=[listener]).run()
 
 

@@ -26,7 +26,7 @@ class Impatient(PatientProtocol):
 
 @pytest.fixture
 def address(callers: TestAuthenticator, clock: FakeClock) -> Iterator[tuple[str, int]]:
-    with served(build_app(callers, clock, settings=HttpSettings(body_timeout_s=0.5)), http=Impatient) as url:
+    with served(build_app(callers, clock, settings=HttpSettings(body_timeout_s=0.5)), protocol=Impatient) as url:
         yield "127.0.0.1", int(url.rpartition(":")[2])
 
 

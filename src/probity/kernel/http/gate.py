@@ -349,7 +349,7 @@ class _Reply:
             *exchange.headers,
             *cors.headers(self._scope, exchange, self._settings),
         ]
-        headers += [pair for pair in added if pair[0] not in present]
+        headers += [pair for pair in added if pair[0] not in present or pair[0] == b"set-cookie"]
         headers.append((b"x-request-id", exchange.request_id.encode()))
         if self.status == 408:
             headers.append((b"connection", b"close"))

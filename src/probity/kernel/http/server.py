@@ -78,14 +78,17 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def uvicorn_config(app: str | Callable[..., Any], options: ServerOptions, **more: Any) -> uvicorn.Config:
+def uvicorn_config(
+    app: str | Callable[..., Any], options: ServerOptions, *, protocol: type[PatientProtocol] = PatientProtocol, **more: Any
+) -> uvicorn.Config:
     """Return uvicorn's configuration. `app` is the application, or with several workers the import string of its factory."""
     return uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
         workers=options.workers,
-        http=PatientProtocol,
+        http=protocol,
+        ws="websockets-sansio",
         # The gate reads forwarded headers itself, from proxies that the operator named. uvicorn would believe any local one.
         proxy_headers=False,
         server_header=False,
