@@ -41,7 +41,7 @@ class State:
     duplicates: int = 0
     heartbeats: list[dict[str, Any]] = field(default_factory=list)
     enrolments: list[dict[str, Any]] = field(default_factory=list)
-    # Faults: answer every request with 503, apply a request but drop the reply, refuse the credential, refuse events with this id.
+    # Faults: answer every request with 503, apply a request but drop the reply, refuse the credential, refuse events whose id ends so.
     away: bool = False
     drop_replies: int = 0
     revoked: bool = False
@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _events(self, run: str, events: list[dict[str, Any]]) -> tuple[int, Any]:
         state = self.server_owner.state
-        if any(event["id"] in state.refuse_events for event in events):
+        if any(event["id"].endswith(tuple(state.refuse_events)) for event in events):
             return 400, {"error": "bad event"}
         known = state.events.setdefault(run, {})
         fresh = [event for event in events if event["id"] not in known]

@@ -16,7 +16,7 @@ from probity.agent.live import LiveResults, install_plugin
 from probity.agent.output import LogBatch, Masker, OutputCap, Stream, StreamText
 from probity.agent.process import JOB_MARKER, Command, Ended, process_started
 from probity.agent.settings import CHILD_ENVIRONMENT, AgentSettings
-from probity.agent.spool import Item, ItemKind, Spool, SpoolFull
+from probity.agent.spool import Item, ItemKind, Spool, SpooledJob, SpoolFull
 from probity.agent.wire import CommandPayload, Completion, Event, FinishedEvent, LogEvent, StatusEvent, timestamp
 
 FLUSH_S: Final = 0.1
@@ -83,10 +83,10 @@ class Outcome:
 
 
 class EventLog:
-    """Makes the events of one job; their ids are fixed here, before anything is stored or sent."""
+    """Makes the log events of one claim of a job; their ids are fixed here, before anything is stored or sent."""
 
-    def __init__(self, job_id: str, part: str) -> None:
-        self._prefix = f"{job_id}-{part}"
+    def __init__(self, claim: str, part: str) -> None:
+        self._prefix = f"{claim}-{part}"
         self._count = 0
 
     def next_id(self) -> str:
@@ -104,12 +104,12 @@ def event_item(event: Event) -> Item:
     return Item(ItemKind.EVENT, event.id, msgspec.json.encode(event))
 
 
-def last_items(job_id: str, outcome: Outcome, result: dict[str, int | float | str | None] | None = None) -> list[Item]:
+def last_items(claim: str, outcome: Outcome, result: dict[str, int | float | str | None] | None = None) -> list[Item]:
     """Return the records that end a run and its job. Their ids are the same whoever writes them, so they exist once."""
     reason = outcome.reason.value if outcome.reason else None
     # For the run, a command that ends with another code than 0 is an answer like any other; a reason says that there is none.
     run_reason = None if outcome.reason is Reason.NONZERO_EXIT else reason
-    finished = FinishedEvent(f"{job_id}-finished", timestamp(), outcome.exit_code, run_reason)
+    finished = FinishedEvent(f"{claim}-finished", timestamp(), outcome.exit_code, run_reason)
     completion = Completion("succeeded" if outcome.succeeded else "failed", outcome.error, reason, result)
     return [event_item(finished), Item(ItemKind.COMPLETE, "complete", msgspec.json.encode(completion))]
 
@@ -120,27 +120,27 @@ class CommandJob:
     def __init__(
         self,
         *,
-        job_id: str,
+        job: SpooledJob,
         payload: CommandPayload,
-        directory: Path,
         settings: AgentSettings,
         spool: Spool,
         environ: Mapping[str, str],
         written: asyncio.Event,
     ) -> None:
-        self._job_id = job_id
+        self._job_id = job.job_id
+        self._claim = job.claim
         self._payload = payload
-        self._directory = directory
+        self._directory = Path(job.directory)
         self._settings = settings
         self._spool = spool
         self._environ = environ
         secrets = [payload.env[name] for name in payload.secret_env if name in payload.env]
         self._masker = Masker(secrets)
         self._secrets = secrets
-        self._events = EventLog(job_id, "log")
+        self._events = EventLog(job.claim, "log")
         self._cap = OutputCap(payload.output_limit_bytes)
         self._batch = LogBatch()
-        self._live = LiveResults(directory / "results.ndjson", self._masker)
+        self._live = LiveResults(self._directory / "results.ndjson", self._masker)
         self._command: Command | None = None
         self._stopped: Reason | None = None
         self._capped = False
@@ -160,7 +160,7 @@ class CommandJob:
             "duration_ms": round((time.time() - started) * 1000),
             "output_bytes": self._cap.total_bytes,
         }
-        await self._end(last_items(self._job_id, outcome, result))
+        await self._end(last_items(self._claim, outcome, result))
         return outcome
 
     async def _end(self, items: list[Item]) -> None:
@@ -185,7 +185,7 @@ class CommandJob:
             await self._command.terminate(self._settings.kill_grace_s)
 
     async def _run(self, started: float) -> Outcome:
-        await self._append([event_item(StatusEvent(f"{self._job_id}-running", timestamp(), "running"))])
+        await self._append([event_item(StatusEvent(f"{self._claim}-running", timestamp(), "running"))])
         try:
             cwd = self._working_directory()
         except InvalidWorkingDirectory as error:
@@ -283,7 +283,7 @@ class CommandJob:
         items: list[Item | str] = []
         for report in reports:
             if isinstance(report, files.Found):
-                items += files.junit_results(report, known=known, masker=self._masker)
+                items += files.junit_results(report, claim=self._claim, known=known, masker=self._masker)
         kept: set[Path] = set()
         for found in [*reports, *files.find(cwd, self._payload.artifacts)]:
             if isinstance(found, str):

@@ -97,7 +97,7 @@ class Delivery:
                 name=upload.name,
                 content_type=upload.content_type,
                 path=Path(upload.path),
-                key=f"{self._job.job_id}-{first.key}",
+                key=f"{self._job.claim}-{first.key}",
             )
         else:
             await self._api.complete(self._job.job_id, first.body)

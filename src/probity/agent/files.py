@@ -72,7 +72,7 @@ def _matches(root: Path, pattern: str) -> list[str]:
     return glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207
 
 
-def junit_results(file: Found, *, known: Collection[str], masker: Masker) -> Iterator[Item | str]:
+def junit_results(file: Found, *, claim: str, known: Collection[str], masker: Masker) -> Iterator[Item | str]:
     """Yield the results of a JUnit file whose cases are not `known` yet, and a sentence when it cannot be read to its end."""
     if file.path.stat().st_size > JUNIT_LIMIT_BYTES:
         yield f"{file.name} is larger than {JUNIT_LIMIT_BYTES} bytes and is not read"
@@ -81,7 +81,7 @@ def junit_results(file: Found, *, known: Collection[str], masker: Masker) -> Ite
         with file.path.open("rb") as stream:
             for case in iter_cases(stream):
                 if case.case_key not in known:
-                    yield result_item(_event(file.name, case), masker)
+                    yield result_item(_event(claim, file.name, case), masker)
     except JUnitError as error:
         yield f"{file.name}: {error}"
     except OSError as error:
@@ -104,9 +104,9 @@ def keep(file: Found, directory: Path, limit_bytes: int) -> Item | str:
     return Item(ItemKind.UPLOAD, f"upload:{copy.name}", msgspec.json.encode(upload))
 
 
-def _event(file_name: str, case: JUnitCase) -> ResultEvent:
+def _event(claim: str, file_name: str, case: JUnitCase) -> ResultEvent:
     # The same file read again, by a restarted agent say, gives the same ids.
-    identity = hashlib.sha256(f"{file_name}\0{case.case_key}\0{case.attempt}".encode()).hexdigest()[:32]
+    identity = hashlib.sha256(f"{claim}\0{file_name}\0{case.case_key}\0{case.attempt}".encode()).hexdigest()[:32]
     return ResultEvent(
         id=f"junit-{identity}",
         at=timestamp(),

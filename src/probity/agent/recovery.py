@@ -31,6 +31,6 @@ async def _fail_interrupted(spool: Spool, job: SpooledJob) -> None:
     live = LiveResults(Path(job.directory) / "results.ndjson", Masker(()), job.live_offset, outlines_only=job.has_secrets)
     while items := await asyncio.to_thread(live.read):
         await spool.append(job.job_id, items, live.offset)
-    note = EventLog(job.job_id, "recovery").system(reason_text(Reason.AGENT_RESTARTED))
+    note = EventLog(job.claim, "recovery").system(reason_text(Reason.AGENT_RESTARTED))
     outcome = Outcome(None, Reason.AGENT_RESTARTED, reason_text(Reason.AGENT_RESTARTED))
-    await spool.end_job(job.job_id, [note, *last_items(job.job_id, outcome)])
+    await spool.end_job(job.job_id, [note, *last_items(job.claim, outcome)])

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -157,7 +159,7 @@ class Agent:
                 await self._run_command(spooled, payload, written)
             else:
                 # Without a run there is nothing to finish, only the job to complete.
-                await self._spool.end_job(job.id, last_items(job.id, refusal)[1:])
+                await self._spool.end_job(job.id, last_items(spooled.claim, refusal)[1:])
                 written.set()
         finally:
             self._slots.release()
@@ -165,21 +167,30 @@ class Agent:
     async def _take(self, job: ClaimedJob, payload: CommandPayload | None) -> SpooledJob | None:
         """Note a job in the spool. Without room for that it cannot be run; its lease runs out and the server decides."""
         directory = self._settings.data / "jobs" / re.sub(r"[^0-9A-Za-z-]", "_", job.id)
-        spooled = SpooledJob(job.id, payload.run_id if payload else "", str(directory), has_secrets=bool(payload and payload.secret_env))
+        spooled = SpooledJob(
+            job_id=job.id,
+            claim=f"{job.id}-{secrets.token_hex(4)}",
+            run_id=payload.run_id if payload else "",
+            directory=str(directory),
+            has_secrets=bool(payload and payload.secret_env),
+        )
         try:
+            if not await self._spool.add_job(spooled):
+                log.info("job %s is given to us again; what is under way goes on", job.id)
+                return None
             await asyncio.to_thread(_fresh_directory, directory)
-            await self._spool.add_job(spooled)
         except (OSError, SpoolFull) as error:
             log.error("cannot take job %s: %s", job.id, error)
+            with suppress(SpoolFull):
+                await self._spool.remove_job(job.id)
             await asyncio.sleep(self._credential.poll_s)
             return None
         return spooled
 
     async def _run_command(self, spooled: SpooledJob, payload: CommandPayload, written: asyncio.Event) -> None:
         command = CommandJob(
-            job_id=spooled.job_id,
+            job=spooled,
             payload=payload,
-            directory=Path(spooled.directory),
             settings=self._settings,
             spool=self._spool,
             environ=self._environ,

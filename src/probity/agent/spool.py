@@ -27,6 +27,7 @@ _PAGE_BYTES: Final = 4_096
 _SCHEMA: Final = """
 create table if not exists jobs (
     job_id text primary key,
+    claim text not null,
     run_id text not null,
     directory text not null,
     state text not null check (state in ('running', 'ended')),
@@ -68,7 +69,10 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class SpooledJob(msgspec.Struct, frozen=True):
+    """A job that this agent holds. `claim` tells one claim of a job from a later one of the same job: its events are other events."""
+
     job_id: str
+    claim: str
     run_id: str
     directory: str
     state: Literal["running", "ended"] = "running"
@@ -95,9 +99,11 @@ class Spool:
         await self._run(self._close)
         self._thread.shutdown()
 
-    async def add_job(self, job: SpooledJob) -> None:
-        insert = "insert into jobs (job_id, run_id, directory, state, has_secrets) values (?, ?, ?, ?, ?)"
-        await self._run(self._write, insert, (job.job_id, job.run_id, job.directory, job.state, job.has_secrets))
+    async def add_job(self, job: SpooledJob) -> bool:
+        """Note a job; False when it is here already, because its lease ran out and the server has given it to us again."""
+        insert = "insert or ignore into jobs (job_id, claim, run_id, directory, state, has_secrets) values (?, ?, ?, ?, ?, ?)"
+        row = (job.job_id, job.claim, job.run_id, job.directory, job.state, job.has_secrets)
+        return await self._run(self._write, insert, row) > 0
 
     async def set_process(self, job_id: str, pid: int, started: str | None) -> None:
         """Remember the child of a job, so that a restarted agent can end it: a pid alone may be another process by then."""
@@ -155,10 +161,10 @@ class Spool:
             raise RuntimeError("the spool is not open")
         return self._db
 
-    def _write(self, sql: str, row: tuple[object, ...]) -> None:
+    def _write(self, sql: str, row: tuple[object, ...]) -> int:
         try:
             with self._connection as transaction:
-                transaction.execute(sql, row)
+                return transaction.execute(sql, row).rowcount
         except sqlite3.OperationalError as error:
             raise _translated(error) from error
 
@@ -184,7 +190,7 @@ class Spool:
 
     def _jobs(self) -> list[SpooledJob]:
         rows = self._connection.execute(
-            "select job_id, run_id, directory, state, has_secrets, pid, pid_started, live_offset from jobs order by rowid"
+            "select job_id, claim, run_id, directory, state, has_secrets, pid, pid_started, live_offset from jobs order by rowid"
         )
         return [SpooledJob(*row) for row in rows]
 
