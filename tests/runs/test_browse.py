@@ -10,18 +10,7 @@ from probity.runs.errors import RunNotFound
 from probity.runs.ingest.service import IngestService
 from probity.runs.models import Outcome, RunState
 from probity.runs.service import RunService
-from tests.fakes import FakeClock
 from tests.runs.builders import a_finish, a_log, a_result, a_run
-
-
-@pytest.fixture
-def runs(db: Database, clock: FakeClock) -> RunService:
-    return RunService(db, clock)
-
-
-@pytest.fixture
-def ingest(db: Database, clock: FakeClock) -> IngestService:
-    return IngestService(db, clock)
 
 
 @pytest.fixture

@@ -5,20 +5,15 @@ import pytest
 
 from probity.fleet.models import MintedAgent, NewAgent
 from probity.fleet.service import FleetService
-from probity.kernel.db import Database
-from probity.kernel.limits import LocalLimiter
 from probity.kernel.principal import Principal
 from probity.runs.service import RunService
-from tests.fakes import FakeClock
 from tests.http_app import TestAuthenticator
 from tests.runs.builders import a_run
 
 
 @pytest.fixture
-async def agent(db: Database, clock: FakeClock, admin: Principal) -> MintedAgent:
-    return await FleetService(db, clock, LocalLimiter(clock)).mint(
-        admin, NewAgent(name="build-1", capabilities=("command",), tags=("gpu",))
-    )
+async def agent(fleet: FleetService, admin: Principal) -> MintedAgent:
+    return await fleet.mint(admin, NewAgent(name="build-1", capabilities=("command",), tags=("gpu",)))
 
 
 async def test_the_list_says_who_is_there_and_what_they_can_do(
@@ -59,9 +54,9 @@ async def test_another_organizations_agent_is_not_found(
 
 
 async def test_search_finds_pages_runs_by_number_and_name_and_agents(
-    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, agent: MintedAgent, db: Database, clock: FakeClock
+    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, agent: MintedAgent, runs: RunService
 ) -> None:
-    run = await RunService(db, clock).create(admin, a_run(name="signing suite"))
+    run = await runs.create(admin, a_run(name="signing suite"))
 
     async def found(text: str) -> str:
         return (await http.get("/search", params={"q": text}, headers=callers.headers(admin))).text

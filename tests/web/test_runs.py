@@ -3,21 +3,19 @@
 import httpx
 import pytest
 
-from probity.kernel.db import Database
 from probity.kernel.principal import ANONYMOUS, Principal
 from probity.runs.ingest.service import IngestService
 from probity.runs.models import Outcome, Run
 from probity.runs.service import RunService
-from tests.fakes import FakeClock
 from tests.http_app import TestAuthenticator
 from tests.runs.builders import a_finish, a_log, a_result, a_run
 
 
 @pytest.fixture
-async def run(db: Database, clock: FakeClock, admin: Principal) -> Run:
+async def run(runs: RunService, ingest: IngestService, admin: Principal) -> Run:
     """A failed run with a failure, a flaky case and hostile names."""
-    run = await RunService(db, clock).create(admin, a_run(name="nightly <script>alert(1)</script>"))
-    await IngestService(db, clock).ingest(
+    run = await runs.create(admin, a_run(name="nightly <script>alert(1)</script>"))
+    await ingest.ingest(
         admin,
         run.id,
         [
@@ -107,16 +105,16 @@ async def test_failures_have_a_page_of_their_own(http: httpx.AsyncClient, caller
 
 
 async def test_aborting_leads_back_to_the_run_and_twice_is_harmless(
-    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, db: Database, clock: FakeClock
+    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, runs: RunService
 ) -> None:
-    run = await RunService(db, clock).create(admin, a_run())
+    run = await runs.create(admin, a_run())
     assert "Abort run" in (await page(http, callers, admin, f"/runs/{run.label}")).text
 
     first = await http.post(f"/runs/{run.label}/abort", headers=callers.headers(admin))
     again = await http.post(f"/runs/{run.label}/abort", headers=callers.headers(admin))
 
     assert {(reply.status_code, reply.headers["location"]) for reply in (first, again)} == {(303, f"/runs/{run.label}")}
-    assert (await RunService(db, clock).get(admin, run.id)).state == "aborted"
+    assert (await runs.get(admin, run.id)).state == "aborted"
 
 
 @pytest.mark.parametrize("path", ["", "/results", "/case?key=t::bad", "/log.json?until=9"])

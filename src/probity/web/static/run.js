@@ -239,7 +239,7 @@
     release();
     reconcile();
   };
-  const handlers = { result, log: line, status, done };
+  const handlers = { result, log: line, status, done, artifact: later };
 
   // The stream. The browser reconnects by itself and says what it has (Last-Event-ID); where it gives up, we begin again from there.
   let stream = null, tries = 0, missed = -1, quiet = 0;
@@ -272,8 +272,14 @@
       if (!running) return stream.close();
       tries++;
       live("offline", "Offline, reconnecting");
-      if (stream.readyState === EventSource.CLOSED) setTimeout(connect, Math.min(10000, 500 * 2 ** Math.min(tries, 5)) * (0.75 + Math.random() / 2));
+      if (stream.readyState === EventSource.CLOSED) setTimeout(again, Math.min(10000, 500 * 2 ** Math.min(tries, 5)) * (0.75 + Math.random() / 2));
     };
+  };
+  // Signed out meanwhile: the server says so to a page, not to a stream.
+  const again = async () => {
+    const reply = await fetch(location.pathname, { method: "HEAD" }).catch(() => null);
+    if (reply?.redirected) location.reload();
+    else connect();
   };
   if (running) connect();
   addEventListener("pagehide", () => stream?.close());
