@@ -80,3 +80,13 @@ def test_a_configuration_prints_no_secret() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("15m", 900), ("8h", 28800), ("2d", 172800)])
 def test_durations(text: str, seconds: float) -> None:
     assert config.duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SMTP_URL", "http://user:hunter2@mail"), ("PROBITY_BLOB_URL", "s3://"), ("PROBITY_BLOB_URL", "/blobs")]
+)
+def test_an_address_of_another_service_is_checked_at_start(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        load(an_environment(**{name: value}))
+
+    assert "hunter2" not in str(caught.value)

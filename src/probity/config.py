@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from probity.kernel.limits import overrides_from
+from probity.kernel.locations import parse_s3_url, parse_smtp_url
 from probity.kernel.secret import Secret
 
 T = TypeVar("T")
@@ -168,8 +169,10 @@ def load(environ: Mapping[str, str]) -> Config:
             jwt=reader.parsed("SB_JWT_SECRET", _jwt_key, is_secret=True),
         ),
         redis=RedisConfig(url=reader.optional_secret("REDIS_URL"), namespace=reader.text("REDIS_NAMESPACE")),
-        storage=StorageConfig(data_dir=Path(reader.text("PROBITY_DATA_DIR")).absolute(), blob_url=reader.text("PROBITY_BLOB_URL") or None),
-        mail=MailConfig(smtp_url=reader.optional_secret("SMTP_URL"), sender=reader.text("EMAIL_FROM")),
+        storage=StorageConfig(
+            data_dir=Path(reader.text("PROBITY_DATA_DIR")).absolute(), blob_url=reader.parsed("PROBITY_BLOB_URL", _blob_url)
+        ),
+        mail=MailConfig(smtp_url=reader.parsed("SMTP_URL", _smtp_url, is_secret=True), sender=reader.text("EMAIL_FROM")),
         identity=IdentityConfig(
             jwt_ttl_s=int(reader.parsed("SB_JWT_TOKEN_TTL", duration_s)),
             bootstrap_email=reader.text("SB_BOOTSTRAP_ADMIN_EMAIL") or None,
@@ -373,6 +376,19 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(word.strip(), strict=False) for word in text.split(",") if word.strip())
     except ValueError:
         raise ValueError("addresses or networks such as 10.0.0.0/8, comma separated") from None
+
+
+def _blob_url(text: str) -> str | None:
+    if text:
+        parse_s3_url(text)
+    return text or None
+
+
+def _smtp_url(text: str) -> Secret | None:
+    if not text:
+        return None
+    parse_smtp_url(Secret(text))
+    return Secret(text)
 
 
 def _host_map(text: str) -> dict[str, str]:

@@ -50,11 +50,14 @@ from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.http.tiers import TIERS
 from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
+from probity.kernel.locations import parse_s3_url, parse_smtp_url
+from probity.kernel.mail import DeliverMail, Mailer, PruneMail
 from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
-from probity.kernel.tasks import TaskRunner
+from probity.kernel.smtp import SmtpTransport
+from probity.kernel.tasks import Periodic, TaskRunner
 from probity.kernel.telemetry import Metrics
-from probity.kernel.uploads import Uploads
+from probity.kernel.uploads import CollectBlobs, Uploads
 from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTransport, Wakeups
 from probity.projects.service import ProjectService
 from probity.runs import routes as run_routes
@@ -84,6 +87,7 @@ class Services:
     ring: KeyRing
     blobs: BlobStore
     uploads: Uploads
+    mailer: Mailer
     audit: AuditService
     identity: IdentityService
     sign_in_service: SignInService
@@ -170,6 +174,7 @@ def build(
                 ring=ring,
                 blobs=blobs,
                 uploads=Uploads(db, clock, blobs),
+                mailer=_mailer(config, db, clock, ring),
                 audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(identity, fleet)),
                 identity=identity,
                 sign_in_service=sign_in,
@@ -210,9 +215,14 @@ def _blob_store(config: Config) -> BlobStore:
     if config.storage.blob_url is None:
         return DirectoryBlobStore(config.storage.data_dir / "blobs")
     # boto3 is an extra: only who asks for S3 needs it.
-    from probity.kernel.blobs_s3 import S3BlobStore, parse_s3_url
+    from probity.kernel.blobs_s3 import S3BlobStore
 
     return S3BlobStore(parse_s3_url(config.storage.blob_url))
+
+
+def _mailer(config: Config, db: Database, clock: Clock, ring: KeyRing) -> Mailer:
+    transport = SmtpTransport(parse_smtp_url(config.mail.smtp_url)) if config.mail.smtp_url else None
+    return Mailer(db, clock, ring, transport=transport, sender=config.mail.sender, shows_text=not config.is_production)
 
 
 class _ActorNames:
@@ -285,8 +295,23 @@ def _task_runner(services: Services, clock: Clock) -> TaskRunner:
     return TaskRunner(
         services.db,
         clock,
-        {**session_tasks.handlers(services.sign_in_service), **fleet_tasks.HANDLERS, **dispatch_tasks.HANDLERS, **run_tasks.HANDLERS},
-        [*session_tasks.PERIODIC, *fleet_tasks.PERIODIC, *dispatch_tasks.PERIODIC, *run_tasks.PERIODIC],
+        {
+            CollectBlobs: services.uploads.run_collect,
+            DeliverMail: services.mailer.run_deliver,
+            PruneMail: services.mailer.run_prune,
+            **session_tasks.handlers(services.sign_in_service),
+            **fleet_tasks.HANDLERS,
+            **dispatch_tasks.HANDLERS,
+            **run_tasks.HANDLERS,
+        },
+        [
+            Periodic("kernel.collect_blobs", 3600, CollectBlobs()),
+            Periodic("kernel.prune_mail", 86400, PruneMail()),
+            *session_tasks.PERIODIC,
+            *fleet_tasks.PERIODIC,
+            *dispatch_tasks.PERIODIC,
+            *run_tasks.PERIODIC,
+        ],
         subscriptions=run_tasks.subscriptions(services.runs),
     )
 

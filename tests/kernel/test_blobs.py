@@ -22,8 +22,9 @@ from probity.kernel.blobs import (
     check_key,
     new_blob_key,
 )
-from probity.kernel.blobs_s3 import S3BlobStore, S3Location, parse_s3_url
+from probity.kernel.blobs_s3 import S3BlobStore
 from probity.kernel.db import Database, StorageFull, fetch_value
+from probity.kernel.locations import S3Location, parse_s3_url
 from probity.kernel.principal import Principal
 from probity.kernel.uploads import UploadExpired, Uploads
 from tests.fakes import FakeClock

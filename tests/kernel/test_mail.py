@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database, execute, fetch_rows, fetch_value
 from probity.kernel.errors import Denied
+from probity.kernel.locations import SmtpServer, parse_smtp_url
 from probity.kernel.mail import (
     DeliverMail,
     InvalidRecipient,
@@ -30,7 +31,7 @@ from probity.kernel.mail import (
 )
 from probity.kernel.principal import Principal, system_principal
 from probity.kernel.secret import Secret
-from probity.kernel.smtp import SmtpServer, SmtpTransport, parse_smtp_url
+from probity.kernel.smtp import SmtpTransport
 from probity.kernel.tasks import TaskRunner
 from tests.cluster import TestDatabase
 from tests.fakes import FakeClock

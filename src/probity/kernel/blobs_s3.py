@@ -5,16 +5,15 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 import boto3
-import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from probity.kernel.blobs import READ_BYTES, BlobNotFound, BlobRef, BlobStoreAway, BlobTooLarge, check_key, new_blob_key
 from probity.kernel.db import StorageFull
 from probity.kernel.errors import ProbityError
+from probity.kernel.locations import S3Location
 
 T = TypeVar("T")
 
@@ -22,30 +21,6 @@ T = TypeVar("T")
 _PART_BYTES: Final = 8 * 1024 * 1024
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 _FULL: Final = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507"})
-
-
-class S3Location(msgspec.Struct, frozen=True):
-    """Where blobs go: `s3://bucket/prefix?endpoint=…&region=…`."""
-
-    bucket: str
-    prefix: str = ""
-    endpoint: str | None = None
-    region: str | None = None
-
-
-def parse_s3_url(url: str) -> S3Location:
-    """Read `s3://bucket/prefix?endpoint=…&region=…`.
-
-    Raises:
-        ValueError: it reads differently.
-    """
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    endpoint = query.pop("endpoint", None)
-    region = query.pop("region", None)
-    if parts.scheme != "s3" or not parts.netloc or query or (endpoint and urlsplit(endpoint).scheme not in ("http", "https")):
-        raise ValueError("s3://bucket/prefix?endpoint=https://…&region=…")
-    return S3Location(parts.netloc, parts.path.strip("/"), endpoint, region)
 
 
 class S3BlobStore:

@@ -3,54 +3,13 @@
 import ssl
 from email.message import EmailMessage
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import aiosmtplib
-import msgspec
 
+from probity.kernel.locations import SmtpServer
 from probity.kernel.mail import MailRefused, MailServerAway
-from probity.kernel.secret import Secret
 
 _TIMEOUT_S: Final = 30.0
-_PORTS: Final = {"smtp": 587, "smtps": 465}
-
-
-class SmtpServer(msgspec.Struct, frozen=True):
-    """Where mail goes. `tls`: `implicit` (smtps), `required` (STARTTLS or nothing), `opportunistic`, `off`."""
-
-    host: str
-    port: int
-    username: str | None
-    password: Secret | None
-    tls: str
-
-
-def parse_smtp_url(url: Secret) -> SmtpServer:
-    """Read `smtp://user:password@host:587`, `smtps://…:465`, optionally `?tls=required|opportunistic|off`.
-
-    With a password, TLS is required unless it is switched off: an attacker on the way must not get it by hiding STARTTLS.
-
-    Raises:
-        ValueError: it reads differently; the message does not repeat it.
-    """
-    wrong = ValueError("smtp://user:password@host:587 or smtps://user:password@host:465")
-    try:
-        parts = urlsplit(url.reveal())
-        port = parts.port or _PORTS[parts.scheme]
-    except (ValueError, KeyError):
-        raise wrong from None
-    query = dict(parse_qsl(parts.query))
-    default = "implicit" if parts.scheme == "smtps" else "required" if parts.password else "opportunistic"
-    tls = query.pop("tls", default)
-    if not parts.hostname or query or tls not in ("required", "opportunistic", "off", "implicit"):
-        raise wrong
-    return SmtpServer(
-        host=parts.hostname,
-        port=port,
-        username=unquote(parts.username) if parts.username else None,
-        password=Secret(unquote(parts.password)) if parts.password else None,
-        tls=default if parts.scheme == "smtps" else tls,
-    )
 
 
 class SmtpTransport:
