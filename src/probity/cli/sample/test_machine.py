@@ -42,7 +42,7 @@ def test_the_agent_keeps_its_credential_to_itself() -> None:
     assert not exposed
 
 
-@pytest.mark.parametrize("text", ["plain", "Ünïcödé", "日本語", "emoji ✓"])
+@pytest.mark.parametrize("text", ["plain", "Ünïcödé", "日本語", "emoji ✓"], ids=["plain", "accents", "kanji", "emoji"])
 def test_output_arrives_as_it_was_written(text: str) -> None:
     sys.stdout.write(text + "\n")
 
