@@ -1,15 +1,14 @@
-"""The cookies of a session, in the forms of two contracts and our own. Texts are exact: contract tests and browsers read them.
+"""The cookies of a session, in the forms of two contracts. Texts are exact: contract tests and browsers read them.
 
 `Secure` follows the address that the browser used, since a Secure cookie set over plain http would never come back.
 """
 
-import secrets
 from datetime import UTC
 from email.utils import format_datetime
 from typing import Final
 
 from probity.identity.sessions.models import SignedIn
-from probity.kernel.http.csrf import CSRF_COOKIE, session_cookie_name
+from probity.kernel.http.csrf import session_cookie_name
 
 UI: Final = "probity_session"
 BRIDGE: Final = "sb_session"
@@ -17,11 +16,6 @@ SENTRI: Final = "access_token"
 SENTRI_EXPIRY: Final = "token_exp"
 
 _EPOCH: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
-
-
-def ui(signed_in: SignedIn, *, https: bool) -> list[str]:
-    """Our own pages' cookie. SameSite=Lax, so that a link from a mail or a chat opens the page instead of the sign-in."""
-    return [_opaque(session_cookie_name(https=https), signed_in, https=https, same_site="Lax")]
 
 
 def bridge(signed_in: SignedIn, *, https: bool) -> list[str]:
@@ -37,11 +31,6 @@ def sentri(signed_in: SignedIn, *, https: bool) -> list[str]:
         f"{SENTRI}={signed_in.sentri_token.reveal()}; Path=/; HttpOnly; Max-Age={age}{suffix}",
         f"{SENTRI_EXPIRY}={expires}; Path=/; Max-Age={age}{suffix}",
     ]
-
-
-def csrf(*, https: bool) -> str:
-    """A fresh double-submit token, readable by scripts of our origin. Source: webtest.md §2.3."""
-    return f"{CSRF_COOKIE}={secrets.token_urlsafe(32)}; Path=/{_suffix(https=https)}"
 
 
 def clear_ui(*, https: bool) -> list[str]:

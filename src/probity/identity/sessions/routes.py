@@ -16,7 +16,7 @@ from probity.identity.sessions.models import Caller, SessionKind, SignedIn
 from probity.identity.sessions.schemas import BridgeSignedIn, Me, Message, SentriSignedIn, SignInBody, UnionSignedIn
 from probity.identity.sessions.service import SignInService
 from probity.kernel.errors import Denied, Unauthenticated
-from probity.kernel.http.csrf import CSRF_COOKIE
+from probity.kernel.http.csrf import CSRF_COOKIE, new_cookie
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import choose_dialect, client_ip, correlation_id, is_https, pinned_dialect, set_cookies
 from probity.kernel.http.failures import InvalidInput
@@ -67,7 +67,7 @@ async def sign_in(
         set_cookies(request, cookies.bridge(signed_in, https=https))
     if for_sentri:
         set_cookies(request, cookies.sentri(signed_in, https=https))
-    if (pin is Dialect.SENTRI or is_sentri_client) and pin is not Dialect.BRIDGE:
+    if pin is None and is_sentri_client:
         _ensure_csrf_cookie(request)
     match pin:
         case Dialect.SENTRI:
@@ -104,7 +104,8 @@ async def sign_out(
 @get("/me", authenticated=True)
 async def get_me(request: AnyRequest, principal: NamedDependency[Principal], sign_in_service: NamedDependency[SignInService]) -> Me:
     """Return the signed-in person; also where a browser first gets its `_csrf` cookie at the root."""
-    _ensure_csrf_cookie(request)
+    if pinned_dialect(request) is None:
+        _ensure_csrf_cookie(request)
     return schemas.me(await sign_in_service.account(principal))
 
 
@@ -144,5 +145,6 @@ def _refuse_foreign_form(request: AnyRequest) -> None:
 
 
 def _ensure_csrf_cookie(request: AnyRequest) -> None:
+    """Hand out the double-submit token at the root; under Sentri's pin the gate does so with every reply."""
     if CSRF_COOKIE not in request.cookies:
-        set_cookies(request, [cookies.csrf(https=is_https(request))])
+        set_cookies(request, [new_cookie(https=is_https(request))])

@@ -13,7 +13,7 @@ from probity.audit.models import Action, Status
 from probity.identity import rules as identity_rules
 from probity.identity.errors import InvalidCredentials, MissingCredentials, NoOrganization, UserNotFound
 from probity.identity.passwords import Passwords
-from probity.identity.sessions import cookies, rules, store, tokens
+from probity.identity.sessions import rules, store, tokens
 from probity.identity.sessions.models import Account, Caller, KnownUser, LiveSession, Session, SessionId, SessionKind, SignedIn
 from probity.identity.sessions.tokens import CredentialForm
 from probity.kernel.clock import Clock
@@ -70,13 +70,6 @@ class SignInService:
                 await self._refuse(known, correlation_id, matched=False)
                 raise InvalidCredentials
             return await self._open(known, password, kind, caller, correlation_id)
-
-    async def sign_in_for_ui(
-        self, email: str, password: Secret, *, caller: Caller, https: bool, correlation_id: UUID | None = None
-    ) -> tuple[SignedIn, list[str]]:
-        """Sign in to our own pages; return also the `Set-Cookie` lines of the reply. Raises what `sign_in` raises."""
-        signed_in = await self.sign_in(email, password, kind=SessionKind.UI, caller=caller, correlation_id=correlation_id)
-        return signed_in, cookies.ui(signed_in, https=https)
 
     async def find_session(self, form: CredentialForm, text: str) -> LiveSession | None:
         """Return the live session that a presented credential opens, or None. Its use is noted at most once a minute."""

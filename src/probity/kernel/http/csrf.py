@@ -1,6 +1,7 @@
 """Proof that a write carried by a session cookie was sent by one of our own pages."""
 
 import hmac
+import secrets
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,6 +21,11 @@ SESSION_COOKIES: Final = frozenset(
 def session_cookie_name(*, https: bool) -> str:
     """Return the name of our own session cookie; on https a prefix binds it to this host."""
     return "__Host-probity_session" if https else "probity_session"
+
+
+def new_cookie(*, https: bool) -> str:
+    """Return the `Set-Cookie` line of a fresh double-submit token, which scripts of our origin may read. Source: webtest.md §2.3."""
+    return f"{CSRF_COOKIE}={secrets.token_urlsafe(32)}; Path=/; SameSite=Strict" + ("; Secure" if https else "")
 
 
 def check_root(cookies: Mapping[str, str], origin: str | None, token: str | None, own_origins: frozenset[str]) -> None:

@@ -350,10 +350,16 @@ class _Reply:
             *cors.headers(self._scope, exchange, self._settings),
         ]
         headers += [pair for pair in added if pair[0] not in present or pair[0] == b"set-cookie"]
+        if exchange.pin is Dialect.SENTRI and not self._has_csrf_cookie():
+            # Sentri hands the token out with any reply, whatever was asked. Source: webtest.md §2.4.
+            headers.append((b"set-cookie", csrf.new_cookie(https=https).encode()))
         headers.append((b"x-request-id", exchange.request_id.encode()))
         if self.status == 408:
             headers.append((b"connection", b"close"))
         return headers
+
+    def _has_csrf_cookie(self) -> bool:
+        return any(csrf.CSRF_COOKIE in _cookies(value.decode("latin-1")) for name, value in self._scope["headers"] if name == b"cookie")
 
     def finish(self) -> None:
         took_s = time.perf_counter() - self._began
