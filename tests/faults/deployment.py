@@ -22,7 +22,7 @@ from probity.kernel.postgres import Cluster, Dsns, create_database, embedded_clu
 
 ROOT = Path(__file__).parents[2]
 EMAIL = "root@example.test"
-PASSWORD = "correct horse battery staple 7!"
+PASSWORD = "Correct horse battery staple 7!"
 
 
 class Deployment:
