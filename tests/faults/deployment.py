@@ -121,6 +121,7 @@ class Deployment:
     def _make_key(self) -> str:
         with httpx.Client(base_url=self.base_url, timeout=20) as client:
             token = _ok(client.post("/api/v1/auth/login", json={"email": EMAIL, "password": PASSWORD}))["token"]
+            client.cookies.clear()  # a cookie would ask for an Origin
             headers = {"Authorization": f"Bearer {token}"}
             made = _ok(client.post("/api/api-keys", headers=headers, json={"name": "faults", "scope": "read-write"}))
         return str(made["data"]["key"])

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 RETRY_S = 0.05
+REFUSED = (400, 401, 403, 404, 413, 422)
 
 
 @dataclass
@@ -86,9 +87,8 @@ class Workload:
         name = f"{number}-{round_}-{batch}-{index}"
         event: dict[str, Any] = {"id": name, "at": "2026-01-01T00:00:00Z"}
         if index % 3 == 0:
-            return event | {"type": "log", "log": {"stream": "stdout", "text": f"line {name}\n"}}
-        result = {"case": f"suite::{name}", "name": name, "outcome": "passed", "duration_ms": 1.5, "attempt": 1}
-        return event | {"type": "result", "result": result}
+            return event | {"type": "log", "stream": "stdout", "text": f"line {name}\n"}
+        return event | {"type": "result", "case": f"suite::{name}", "name": name, "outcome": "passed", "duration_ms": 1.5, "attempt": 1}
 
     async def _enqueue(self, client: httpx.AsyncClient) -> None:
         while not self.stop.is_set():
@@ -126,6 +126,8 @@ class Workload:
             response = await self._attempt(send, path, **request)
             if response is not None and response.status_code in (200, 201):
                 return response.json()
+            if response is not None and response.status_code in REFUSED:
+                raise AssertionError(f"{path} was refused: {response.status_code} {response.text[:500]}")
             await asyncio.sleep(RETRY_S)
 
     async def _attempt(self, send: Callable[..., Awaitable[httpx.Response]], path: str, **request: Any) -> httpx.Response | None:
@@ -136,7 +138,7 @@ class Workload:
         except httpx.HTTPError:
             self.ledger.failures += 1
             return None
-        if response.status_code == 500 or response.status_code in (400, 401, 403, 404, 422):
+        if response.status_code == 500 or response.status_code in REFUSED:
             self.ledger.surprises.append(f"{path}: {response.status_code} {response.text[:200]}")
         if response.status_code >= 500:
             self.ledger.failures += 1
