@@ -236,6 +236,9 @@ def translate_error(error: BaseException) -> Unavailable | None:
         return DatabaseAway("the database is read-only at the moment; try again")
     if isinstance(error, _LOST) or (isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)):
         return DatabaseAway("the database is away; try again")
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+        # The server's last words (it is being shut down) were still unread on this connection.
+        return DatabaseAway("the database is away; try again")
     return None
 
 
@@ -270,6 +273,9 @@ async def _borrow(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
         conn = await pool.acquire(timeout=_ACQUIRE_TIMEOUT_S)
     except TimeoutError as error:
         raise DatabaseAway("no database connection became free in time; try again") from error
+    except OSError as error:
+        # Only while connecting: a missing socket or a refused port is the database's, any other OSError may be the caller's.
+        raise DatabaseAway("the database is away; try again") from error
     try:
         yield conn
     finally:
