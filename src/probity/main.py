@@ -62,7 +62,9 @@ from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTrans
 from probity.projects.service import ProjectService
 from probity.runs import routes as run_routes
 from probity.runs import tasks as run_tasks
+from probity.runs.artifacts.service import ArtifactService
 from probity.runs.browse.service import RunBrowser
+from probity.runs.imports.service import ImportService
 from probity.runs.ingest.service import IngestService
 from probity.runs.live.hub import RunHub
 from probity.runs.live.service import LiveService
@@ -100,6 +102,8 @@ class Services:
     runs: RunService
     ingest: IngestService
     live: LiveService
+    imports: ImportService
+    artifacts: ArtifactService
 
 
 def build(
@@ -162,6 +166,8 @@ def build(
             wakeups.subscribe(RUN_CHANNEL, hub.wake)
             stack.push_async_callback(hub.close)
             await hub.start()
+            runs = RunService(db, clock, dispatch, fleet, projects)
+            uploads = Uploads(db, clock, blobs)
             services = Services(
                 readiness=Readiness(checks, shutdown),
                 features=Features(email=config.mail.smtp_url is not None),
@@ -173,7 +179,7 @@ def build(
                 pages=pages,
                 ring=ring,
                 blobs=blobs,
-                uploads=Uploads(db, clock, blobs),
+                uploads=uploads,
                 mailer=_mailer(config, db, clock, ring),
                 audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(identity, fleet)),
                 identity=identity,
@@ -184,9 +190,11 @@ def build(
                 wakeups=wakeups,
                 fleet=fleet,
                 dispatch=dispatch,
-                runs=RunService(db, clock, dispatch, fleet, projects),
+                runs=runs,
                 ingest=IngestService(db, clock),
                 live=LiveService(db, hub),
+                imports=ImportService(db, clock, runs),
+                artifacts=ArtifactService(db, clock, uploads, blobs),
             )
             tasks = _task_runner(services, clock)
             stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)

@@ -14,7 +14,9 @@ from probity.kernel.http.auth import Authenticators
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.principal import Principal
+from probity.runs.artifacts import routes as artifact_routes
 from probity.runs.errors import WrongField
+from probity.runs.imports import routes as import_routes
 from probity.runs.ingest.schemas import EventBatch
 from probity.runs.ingest.service import IngestService
 from probity.runs.live import sse
@@ -152,7 +154,19 @@ async def watch_run(
 
 
 def routes() -> list[Router]:
-    handlers = [create_run, list_runs, list_results, read_log, ingest_events, finish_run, get_run, abort_run, watch_run]
+    handlers = [
+        create_run,
+        list_runs,
+        list_results,
+        read_log,
+        ingest_events,
+        finish_run,
+        get_run,
+        abort_run,
+        watch_run,
+        *import_routes.HANDLERS,
+        *artifact_routes.HANDLERS,
+    ]
     return [route_group(Dialect.OWN, "/api/v1/runs", handlers, tags=["runs"])]
 
 

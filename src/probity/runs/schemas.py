@@ -8,7 +8,7 @@ import msgspec
 
 from probity.runs.models import Run, RunKind, RunState, Totals
 
-Argument = Annotated[str, msgspec.Meta(max_length=32_768)]
+Argument = Annotated[str, msgspec.Meta(max_length=131_072)]
 ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 

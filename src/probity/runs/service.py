@@ -1,7 +1,7 @@
 """Operations on runs."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 from uuid import UUID
 
@@ -152,15 +152,20 @@ class RunService:
                 await self._dispatch.cancel_in(tx, principal, JobId(run.job_id))
             return aborted
 
+    async def find_by_client_id(self, principal: Principal, client_run_id: str) -> Run | None:
+        async with self._db.transaction(principal) as tx:
+            return await store.find_run_by_client_id(tx, principal.org_id, client_run_id)
+
     async def _find_repeat(self, principal: Principal, new: NewRunIn) -> Run | None:
         assert new.client_run_id is not None
-        async with self._db.transaction(principal) as tx:
-            run = await store.find_run_by_client_id(tx, principal.org_id, new.client_run_id)
+        run = await self.find_by_client_id(principal, new.client_run_id)
         if run is not None and ((new.name is not None and new.name != run.name) or new.command != run.command):
             raise RunMismatch(new.client_run_id)
         return run
 
-    async def insert_in(self, tx: Tx, principal: Principal, new: NewRunIn, kind: RunKind) -> Run:
+    async def insert_in(
+        self, tx: Tx, principal: Principal, new: NewRunIn, kind: RunKind, *, meta: Mapping[str, object] | None = None
+    ) -> Run:
         """Insert a run in the caller's transaction; whoever fills it in that transaction announces it too.
 
         Raises:
@@ -187,7 +192,7 @@ class RunService:
                 created_at=now,
                 started_at=None if kind is RunKind.COMMAND else now,
                 client_run_id=new.client_run_id,
-                meta={},
+                meta=meta or {},
             ),
             await next_number(tx, principal.org_id, "RUN"),
         )

@@ -74,14 +74,24 @@ class StateBody(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Journal:
     """Additions to one locked run. `run` is the run as it will be; `events` and `results` are the rows to write."""
 
-    def __init__(self, run: Run, *, known: set[str] | None = None, cases: dict[str, rules.CaseState] | None = None) -> None:
+    def __init__(
+        self, run: Run, *, known: set[str] | None = None, cases: dict[str, rules.CaseState] | None = None, tally: rules.Tally | None = None
+    ) -> None:
         self.run = run
         self.events: list[EventRow] = []
         self.results: list[ResultRow] = []
         self.has_finished = False
         self._known = known if known is not None else set()
-        self._tally = rules.Tally(run.totals, cases)
+        self._tally = tally or rules.Tally(run.totals, cases)
         self._seq = run.last_seq
+
+    @property
+    def totals(self) -> Totals:
+        return self._tally.totals()
+
+    def next(self, run: Run) -> "Journal":
+        """Return a journal that goes on behind this one, which was written; `run` is what closing it gave."""
+        return Journal(run, known=self._known, tally=self._tally)
 
     def take(self, event: EventIn) -> bool:
         """Append a client's event; False when its id is known, whatever it says now (the first one wins)."""

@@ -104,12 +104,23 @@ async def _record_finish(tx: Tx, principal: Principal, journal: Journal) -> None
     await audit.record(tx, principal, Action.RUN_FINISH, f"run:{run.id}", org_id=run.org_id, metadata=metadata)
 
 
+def check_may_write(principal: Principal, run: LockedRun) -> None:
+    """
+    Raises:
+        NotThisAgentsRun: the caller is an agent that never held the run's job.
+    """
+    agent_id = principal.agent_id
+    if agent_id is not None and agent_id != run.agent_id and agent_id not in run.holders:
+        raise NotThisAgentsRun
+
+
 def _refusal(delivery: Delivery, run: LockedRun | None) -> ProbityError | None:
     if run is None:
         return RunNotFound()
-    agent_id = delivery.principal.agent_id
-    if agent_id is not None and agent_id != run.agent_id and agent_id not in run.holders:
-        return NotThisAgentsRun()
+    try:
+        check_may_write(delivery.principal, run)
+    except NotThisAgentsRun as error:
+        return error
     return None
 
 
