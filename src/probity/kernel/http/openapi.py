@@ -134,7 +134,7 @@ def _complete_operation(operation: dict[str, Any], rule: RouteRule, *, has_body:
     if rule.access is Access.PUBLIC:
         operation["security"] = []
     else:
-        operation["security"] = _AGENT if rule.access is Access.AGENT else _USER
+        operation["security"] = _AGENT if rule.access is Access.AGENT else [*_USER, *(_AGENT if rule.or_agent else [])]
         statuses |= {"401", "403"}
     if has_body:
         statuses |= {"413", "415"}
