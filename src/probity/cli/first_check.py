@@ -143,6 +143,11 @@ class Api:
                 return cursor, len(page.data)
             cursor, seen = page.next_cursor, 0
 
+    def log_tail(self, run: Run, lines: int = 20) -> str:
+        """Return the end of what the run printed."""
+        text = self._send("GET", f"/api/v1/runs/{run.uuid}/log").decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
     def audit_verifies(self) -> bool:
         """Whether the organization's audit trail is whole, the events of this very run included."""
         return msgspec.json.decode(self._send("GET", "/api/v1/audit-events/verification"), type=_Verification).verified

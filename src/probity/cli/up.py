@@ -214,6 +214,8 @@ def _check(api: Api, row: AgentRow, installation: Installation, progress: Progre
     run = api.dispatch_sample(row, installation.sample)
     progress.say(f"  {run.id}: the sample suite, on {row.name}")
     run = api.follow(run, progress.result)
+    if run.state != "passed":
+        progress.say(api.log_tail(run))
     with progress.step("Audit trail: verifying"):
         verified = api.audit_verifies()
     return Outcome(run, row, verified)
