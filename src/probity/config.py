@@ -217,6 +217,21 @@ def load_database(environ: Mapping[str, str]) -> DatabaseConfig | None:
     return DatabaseConfig(url=url, system_url=system_url, migration_url=migration_url, pool_size=1, system_pool_size=1)
 
 
+def load_master_keys(environ: Mapping[str, str]) -> tuple[Secret, ...] | None:
+    """Read only the keys that seal and sign, for commands that work beside the server; None when they are not set.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    reader = _Reader(environ)
+    if reader.optional_secret("PROBITY_MASTER_KEYS") is None:
+        return None
+    keys = reader.parsed("PROBITY_MASTER_KEYS", _master_keys, is_secret=True)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return keys
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("PROBITY_ENV", "SB_ENV"), "production", "`production` or `development`; development relaxes cookies and key checks"),
     Setting(("DATABASE_URL",), "", "PostgreSQL address with the role `probity_app`; `probity up` fills it in", is_secret=True),

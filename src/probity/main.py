@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar
@@ -54,6 +55,7 @@ from probity.kernel.locations import parse_s3_url, parse_smtp_url
 from probity.kernel.mail import DeliverMail, Mailer, PruneMail
 from probity.kernel.principal import AgentId, Principal, UserId
 from probity.kernel.redis_limits import RedisLimiter
+from probity.kernel.secret import Secret
 from probity.kernel.smtp import SmtpTransport
 from probity.kernel.tasks import Periodic, TaskRunner
 from probity.kernel.telemetry import Metrics
@@ -217,6 +219,35 @@ def build(
         pages=pages.failure,
         tiers=TIERS,
     )
+
+
+@asynccontextmanager
+async def identity_beside_the_server(*, url: Secret, system_url: Secret) -> AsyncIterator[IdentityService]:
+    """Provide users and passwords to a command that works on the database itself."""
+    db = await Database.open(dsn=url, system_dsn=system_url, pool_size=1, system_pool_size=1)
+    passwords = Passwords(threads=1)
+    try:
+        yield IdentityService(db, SystemClock(), passwords)
+    finally:
+        passwords.close()
+        await db.close()
+
+
+@asynccontextmanager
+async def audit_beside_the_server(*, url: Secret, system_url: Secret, ring: KeyRing, data_dir: Path) -> AsyncIterator[AuditService]:
+    """Provide the trail to a command that works on the database itself, whether a server runs or not."""
+    clock = SystemClock()
+    heads = HeadsFile(data_dir)
+    db = await Database.open(dsn=url, system_dsn=system_url, pool_size=1, system_pool_size=2)
+    passwords = Passwords(threads=1)
+    try:
+        identity = IdentityService(db, clock, passwords)
+        fleet = FleetService(db, clock, LocalLimiter(clock), heartbeat_interval_s=30)
+        sealer = Sealer(db, clock, ring, heads)
+        yield AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(identity, fleet))
+    finally:
+        passwords.close()
+        await db.close()
 
 
 def _blob_store(config: Config) -> BlobStore:

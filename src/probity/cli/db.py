@@ -1,19 +1,14 @@
 """`probity db`: the schema, and backups of everything that cannot be made again."""
 
 import asyncio
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from probity import config
-from probity.cli.database import Target, target_database
 from probity.cli.errors import CommandFailed
 from probity.cli.output import json_option, print_json
+from probity.cli.served import served
 from probity.kernel.migrate import MigrationChanged, migrate
-from probity.kernel.telemetry import configure_logging
 
 DATA = click.option(
     "--data",
@@ -49,7 +44,7 @@ def db() -> None:
 @json_option
 def migrate_command(data: Path, as_json: bool) -> None:
     """Bring the schema up to this version. Safe to repeat, and to run from several machines at once."""
-    with _target(data) as target:
+    with served(data) as target:
         try:
             applied = asyncio.run(migrate(target.dsns.owner))
         except MigrationChanged as error:
@@ -75,7 +70,7 @@ def backup(file: Path, with_secrets: bool, data: Path, as_json: bool) -> None:
     """
     from probity.cli.backup import write_backup
 
-    with _target(data) as target:
+    with served(data) as target:
         manifest = write_backup(target, data, file, with_secrets=with_secrets)
     if as_json:
         print_json({"file": str(file), "size_bytes": file.stat().st_size, "members": len(manifest.members)})
@@ -95,21 +90,9 @@ def restore(file: Path, data: Path, as_json: bool) -> None:
     from probity.cli.backup import restore_backup
 
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with _target(data) as target:
+    with served(data) as target:
         manifest = restore_backup(target, data, file)
     if as_json:
         print_json({"created_at": manifest.created_at, "members": len(manifest.members)})
     else:
         click.echo(f"Restored the backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC ({len(manifest.members)} members).")
-
-
-@contextlib.contextmanager
-def _target(data: Path) -> Iterator[Target]:
-    configure_logging(level="warning", json=False)
-    try:
-        with target_database(os.environ, data) as target:
-            yield target
-    except config.ConfigError as error:
-        raise CommandFailed(str(error)) from error
-    except OSError as error:
-        raise CommandFailed(f"the database does not answer: {error}") from error
