@@ -20,17 +20,21 @@ HOLDERS: dict[str, frozenset[str]] = {f"role {role}": held for role, held in BUI
 
 def routes(app: Litestar) -> list[tuple[str, str, RouteRule]]:
     """Return method, path and rule of every route, with an id that nobody has in the place of each parameter."""
+    return [(method, re.sub(r"\{[^}]*\}", str(new_id()), path), rule) for method, path, rule in all_routes(app)]
+
+
+def routes_with_parameters(app: Litestar) -> list[tuple[str, str, RouteRule]]:
+    """Return method, path with `{parameters}`, and rule of the routes that have some."""
+    return [route for route in all_routes(app) if "{" in route[1]]
+
+
+def all_routes(app: Litestar) -> list[tuple[str, str, RouteRule]]:
     rules = all_rules(app)
     found = []
     for route in app.routes:
         if isinstance(route, HTTPRoute):
-            path = re.sub(r"\{[^}]*\}", str(new_id()), route.path)
-            found += [
-                (str(method), path, rules[handler])
-                for handler in route.route_handlers
-                if handler in rules
-                for method in handler.http_methods
-            ]
+            handlers = [handler for handler in route.route_handlers if handler in rules]
+            found += [(str(method), route.path, rules[handler]) for handler in handlers for method in handler.http_methods]
     return sorted(found, key=lambda item: item[:2])
 
 

@@ -37,6 +37,7 @@ class Deployment:
         self._postgres = contextlib.ExitStack()
         self._cluster: Cluster
         self._server: subprocess.Popen[bytes] | None = None
+        self._agent: subprocess.Popen[bytes] | None = None
         self._keys = {name: base64.b64encode(secrets.token_bytes(32)).decode() for name in ("PROBITY_MASTER_KEYS", "SB_JWT_SECRET")}
 
     def __enter__(self) -> Self:
@@ -53,13 +54,9 @@ class Deployment:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.terminate()
-            try:
-                self._server.wait(20)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+        for process in (self._agent, self._server):
+            if process is not None:
+                _end(process)
         self._postgres.close()
 
     # Each kill is followed by the start that an operator's supervisor would make.
@@ -75,6 +72,27 @@ class Deployment:
         self._postgres.close()
         self._postgres = contextlib.ExitStack()
         self.start_postgres()
+
+    def kill_agent(self) -> None:
+        assert self._agent is not None
+        self._agent.send_signal(signal.SIGKILL)
+        self._agent.wait()
+        self.start_agent()
+
+    def enrol_agent(self) -> None:
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        token = _ok(httpx.post(f"{self.base_url}/api/v1/enrollment-tokens", headers=headers, json={}))["enrollment_token"]
+        command = [sys.executable, "-m", "probity", "agent", "enroll", "--server", self.base_url, "--name", "hands", "--token-file", "-"]
+        done = subprocess.run(
+            [*command, "--data", str(self.directory / "agent")], env=self.environment(), input=str(token), text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        command = [sys.executable, "-m", "probity", "agent", "run", "--concurrency", "3", "--data", str(self.directory / "agent")]
+        with (self.directory / "agent.log").open("ab") as log:
+            self._agent = subprocess.Popen(command, env=self.environment(), stdout=log, stderr=log, cwd=self.directory)
 
     def start_postgres(self) -> None:
         self._cluster = self._postgres.enter_context(embedded_cluster(self.directory / "postgres"))
@@ -131,6 +149,15 @@ class Deployment:
 def deployment(directory: Path) -> Iterator[Deployment]:
     with Deployment(directory) as running:
         yield running
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _ok(response: httpx.Response) -> dict[str, dict[str, str]]:

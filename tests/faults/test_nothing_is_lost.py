@@ -7,6 +7,8 @@ import asyncio
 import os
 import random
 import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,12 @@ LEASE_S = 30
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + MOMENTS * 20)]
 
 
-@pytest.mark.parametrize(("victims", "share"), [(("server",), 0.5), (("postgres",), 0.3), (("server", "postgres"), 0.2)])
+# What a dispatched run prints: numbered lines, slowly enough that blows fall in the middle.
+LINES = 12
+COMMAND = [sys.executable, "-c", f"import time\nfor n in range({LINES}):\n print('line', n, flush=True); time.sleep(0.05)"]
+
+
+@pytest.mark.parametrize(("victims", "share"), [(("server",), 0.3), (("postgres",), 0.2), (("server", "postgres"), 0.1)])
 def test_what_was_acknowledged_survives_being_killed(tmp_path: Path, victims: tuple[str, ...], share: float) -> None:
     seed = SEED + len(victims) * 7 + len(victims[0])
     moments = max(1, round(MOMENTS * share))
@@ -30,6 +37,60 @@ def test_what_was_acknowledged_survives_being_killed(tmp_path: Path, victims: tu
         workload = Workload(installation.base_url, installation.api_key, seed=seed)
         asyncio.run(_series(installation, workload, victims, moments, random.Random(seed)))
         asyncio.run(_check(installation, workload))
+
+
+def test_every_dispatched_run_comes_to_an_end_when_the_agent_is_killed_too(tmp_path: Path) -> None:
+    moments = max(1, round(MOMENTS * 0.4))
+    print(f"seed {SEED}: killing agent, server and PostgreSQL at {moments} moments; repeat with PROBITY_FAULT_SEED={SEED}")
+    with deployment(tmp_path) as installation:
+        installation.enrol_agent()
+        workload = Workload(installation.base_url, installation.api_key, seed=SEED)
+        asyncio.run(_dispatch_series(installation, workload, moments, random.Random(SEED)))
+        asyncio.run(_check_runs(installation, workload))
+
+
+async def _dispatch_series(installation: Deployment, workload: Workload, moments: int, chance: random.Random) -> None:
+    work = asyncio.create_task(workload.dispatch([COMMAND] * 10_000, pause_s=0.4))
+    kills = {"agent": installation.kill_agent, "server": installation.kill_server, "postgres": installation.kill_postgres}
+    for _ in range(moments):
+        await asyncio.sleep(chance.random() * 1.2)
+        await asyncio.to_thread(kills[chance.choice(["agent", "agent", "agent", "server", "postgres"])])
+        await asyncio.to_thread(installation.wait_until_ready)
+        assert not work.done() or work.exception() is None
+    workload.stop.set()
+    await asyncio.wait_for(work, 60)
+
+
+async def _check_runs(installation: Deployment, workload: Workload) -> None:
+    assert not workload.ledger.surprises, workload.ledger.surprises[:5]
+    conn = await installation.database()
+    try:
+        runs = list(workload.ledger.runs)
+        still_open = "select count(*) from runs where id = any($1::uuid[]) and state in ('queued', 'running')"
+        deadline = asyncio.get_running_loop().time() + 3 * LEASE_S + 60
+        while await conn.fetchval(still_open, runs) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.5)
+        states = await conn.fetch("select id, state, reason_code, last_seq, job_id from runs where id = any($1::uuid[])", runs)
+        assert len(states) == len(runs), "an acknowledged run is missing"
+        unfinished = [(str(row["id"]), row["state"]) for row in states if row["state"] not in ("passed", "failed", "error", "aborted")]
+        assert not unfinished, f"runs that never end: {unfinished}"
+        passed = [row for row in states if row["state"] == "passed"]
+        assert passed, "no run passed at all"
+        for row in states:
+            assert row["state"] == "passed" or row["reason_code"], f"run {row['id']} ended as {row['state']} without a reason"
+            seqs = await conn.fetch("select seq from run_events where run_id = $1 order by seq", row["id"])
+            assert [item["seq"] for item in seqs] == list(range(1, row["last_seq"] + 1)), f"run {row['id']}: the sequence has a gap"
+        for row in passed:
+            text = await conn.fetchval(
+                "select string_agg(body ->> 'text', '' order by seq) from run_events where run_id = $1 and type = 'log' and body ->> 'stream' = 'stdout'",
+                row["id"],
+            )
+            assert [line for line in text.split("\n") if line.startswith("line")] == [f"line {n}" for n in range(LINES)], text
+        leftover = "select count(*) from jobs where id = any($1::uuid[]) and state in ('queued', 'claimed')"
+        assert await conn.fetchval(leftover, [row["job_id"] for row in states]) == 0, "a job is stuck"
+    finally:
+        await conn.close()
+    await asyncio.to_thread(_verify_audit, installation)
 
 
 async def _series(installation: Deployment, workload: Workload, victims: tuple[str, ...], moments: int, chance: random.Random) -> None:
@@ -86,9 +147,6 @@ async def _check(installation: Deployment, workload: Workload) -> None:
 
 
 def _verify_audit(installation: Deployment) -> None:
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "probity", "audit", "verify"],
         env=installation.environment(),

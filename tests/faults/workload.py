@@ -52,6 +52,17 @@ class Workload:
                     group.create_task(self._claim(client, agent))
                 group.create_task(self._enqueue(client))
 
+    async def dispatch(self, commands: list[list[str]], pause_s: float) -> None:
+        """Send commands to the agent, one run each, until they are used up or `stop` is set."""
+        async with httpx.AsyncClient(base_url=self._base_url, timeout=10) as client:
+            for command in commands:
+                if self.stop.is_set():
+                    return
+                body = {"command": command, "client_run_id": f"dispatch-{self._random.random()}", "timeout_s": 60}
+                made = await self._until_answered(client.post, "/api/v1/runs", headers=self._key, json=body)
+                self.ledger.runs.add(made["uuid"])
+                await asyncio.sleep(self._random.random() * pause_s)
+
     async def drain(self, seconds: float) -> None:
         """Claim and complete what is left in the queue, until nothing is for `seconds`."""
         async with httpx.AsyncClient(base_url=self._base_url, timeout=10) as client:

@@ -73,8 +73,8 @@ async def insert_event(
     )
 
 
-async def list_events(tx: Tx, org_id: UUID, wanted: AuditFilter) -> list[AuditEvent]:
-    """Return the newest events that match, newest first."""
+def list_statement(wanted: AuditFilter) -> LiteralString:
+    """Return the statement of a listing: only the conditions that are asked for, so that each has its index. Only fixed texts are joined."""
     where: LiteralString = ""
     if wanted.actor is not None:
         where += " and actor = :actor"
@@ -88,24 +88,15 @@ async def list_events(tx: Tx, org_id: UUID, wanted: AuditFilter) -> list[AuditEv
         where += " and occurred_at >= :since"
     if wanted.until is not None:
         where += " and occurred_at < :until"
-    # Only fixed texts are joined; values are parameters.
-    statement: LiteralString = (
+    return (
         "select id, org_id, occurred_at, actor, action, resource, status, correlation_id, metadata::text as metadata"
         " from audit_events where org_id = :org_id" + where + " order by occurred_at desc, id desc limit :limit"
     )
-    return await fetch_all(
-        tx,
-        AuditEvent,
-        statement,
-        org_id=org_id,
-        actor=wanted.actor,
-        action=wanted.action,
-        resource=wanted.resource,
-        correlation_id=wanted.correlation_id,
-        since=wanted.since,
-        until=wanted.until,
-        limit=wanted.limit,
-    )
+
+
+async def list_events(tx: Tx, org_id: UUID, wanted: AuditFilter) -> list[AuditEvent]:
+    """Return the newest events that match, newest first."""
+    return await fetch_all(tx, AuditEvent, list_statement(wanted), org_id=org_id, **msgspec.structs.asdict(wanted))
 
 
 async def has_unsealed_all_tenants(tx: Tx) -> bool:
@@ -211,25 +202,37 @@ async def find_link(tx: Tx, chain_id: UUID, seq: int) -> Link | None:
 
 async def list_links(tx: Tx, chain_id: UUID, *, after: int, until: int, limit: int) -> list[tuple[Link, AuditEvent | None]]:
     """Return the links with `after` < seq <= `until` in order, each with its event or None when the event is gone."""
+    links = [
+        _link(row)
+        for row in await fetch_rows(
+            tx,
+            """
+            select org_id, seq, event_id, event_hash, prev_hash, chain_hash
+              from audit_chain
+             where org_id = :chain_id
+               and seq > :after
+               and seq <= :until
+             order by seq
+             limit :limit
+            """,
+            chain_id=chain_id,
+            after=after,
+            until=until,
+            limit=limit,
+        )
+    ]
+    # Not a join: without statistics PostgreSQL would read all events once per page.
     rows = await fetch_rows(
         tx,
         """
-        select c.org_id as chain_id, c.seq, c.event_id, c.event_hash, c.prev_hash, c.chain_hash,
-               e.id, e.org_id, e.occurred_at, e.actor, e.action, e.resource, e.status, e.correlation_id, e.metadata::text as metadata
-          from audit_chain c
-          left join audit_events e on e.id = c.event_id
-         where c.org_id = :chain_id
-           and c.seq > :after
-           and c.seq <= :until
-         order by c.seq
-         limit :limit
+        select id, org_id, occurred_at, actor, action, resource, status, correlation_id, metadata::text as metadata
+          from audit_events
+         where id = any(:ids::uuid[])
         """,
-        chain_id=chain_id,
-        after=after,
-        until=until,
-        limit=limit,
+        ids=[link.event_id for link in links],
     )
-    return [(_link(row), _event(row) if row["id"] else None) for row in rows]
+    events = {row["id"]: _event(row) for row in rows}
+    return [(link, events.get(link.event_id)) for link in links]
 
 
 async def list_checkpoints(tx: Tx, chain_id: UUID) -> list[Checkpoint]:
@@ -272,16 +275,22 @@ async def last_seq(tx: Tx, chain_id: UUID) -> int:
 
 async def find_unsealed(tx: Tx, chain_id: UUID, *, older_than_s: float) -> UUID | None:
     """Return an event that is not in the chain and has no claim to be late: it is not queued, or it has been for too long."""
+    # It reads the whole trail, which takes minutes when there are tens of millions of events.
+    await execute(tx, "set local statement_timeout = '15min'")
     found: UUID | None = await fetch_value(
         tx,
         """
-        select e.id
-          from audit_events e
-         where (e.org_id = :chain_id or (e.org_id is null and :chain_id = :installation))
-           and not exists (select from audit_chain c where c.event_id = e.id)
-           and not exists (select from audit_unsealed u
-                            where u.event_id = e.id and u.queued_at > clock_timestamp() - make_interval(secs => :older_than_s))
-         order by e.occurred_at, e.id
+        with outside as materialized (
+            select e.id, e.occurred_at
+              from audit_events e
+             where (e.org_id = :chain_id or (e.org_id is null and :chain_id = :installation))
+               and not exists (select from audit_chain c where c.event_id = e.id)
+        )
+        select o.id
+          from outside o
+         where not exists (select from audit_unsealed u
+                            where u.event_id = o.id and u.queued_at > now() - make_interval(secs => :older_than_s))
+         order by o.occurred_at, o.id
          limit 1
         """,
         chain_id=chain_id,
@@ -365,7 +374,7 @@ async def delete_oldest_all_tenants(tx: Tx, chain_id: UUID, *, up_to: int, limit
 
 def _link(row: asyncpg.Record) -> Link:
     return Link(
-        org_id=row["chain_id"],
+        org_id=row["org_id"],
         seq=row["seq"],
         event_id=row["event_id"],
         event_hash=row["event_hash"],

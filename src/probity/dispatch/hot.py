@@ -1,4 +1,7 @@
-"""Claims, renewals and completions in front of the router: decode, group commit, a prepared reply."""
+"""Claims, renewals and completions in front of the router: decode, group commit, a prepared reply.
+
+Bad input is handed to the normal route, which checks the credential first and then names what is wrong.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from probity.dispatch.schemas import CompleteIn, HotClaimedOut, RenewalOut
 from probity.dispatch.service import DispatchService
 from probity.fleet.models import AgentCredential
 from probity.fleet.service import presented
+from probity.kernel.errors import Invalid
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.hot import HotReply, HotRequest, HotRoute
 
@@ -31,23 +35,25 @@ def routes(dispatch: DispatchService) -> Sequence[HotRoute]:
             try:
                 (text,) = parse_qs(request.query.decode(), strict_parsing=True).get("wait", ["0"])
                 wait_s = wait_seconds(float(text))
-            except ValueError:
+            except (ValueError, Invalid):
                 return None
         job = await _claim(dispatch, request, credential, wait_s)
         return _NO_CONTENT if job is None else HotReply(200, encode(HotClaimedOut.of(job)))
 
     async def renew(request: HotRequest) -> HotReply | None:
-        renewal = await dispatch.renew(_credential(request), job_id_of(request.params[1]), address=request.exchange.client_ip)
+        try:
+            job_id = job_id_of(request.params[1])
+        except Invalid:
+            return None
+        renewal = await dispatch.renew(_credential(request), job_id, address=request.exchange.client_ip)
         return HotReply(200, encode(RenewalOut.of(renewal)))
 
     async def complete(request: HotRequest) -> HotReply | None:
         try:
-            completion = decode(request.body).model()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # The normal route checks the credential first, then names what is wrong.
+            completion, job_id = decode(request.body).model(), job_id_of(request.params[1])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Invalid):
             return None
-        credential = _credential(request)
-        await dispatch.complete(credential, job_id_of(request.params[1]), completion, address=request.exchange.client_ip)
+        await dispatch.complete(_credential(request), job_id, completion, address=request.exchange.client_ip)
         return _NO_CONTENT
 
     base = "/api/v1/agents/{agent_id}/jobs"

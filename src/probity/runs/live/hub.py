@@ -79,9 +79,10 @@ class Subscription:
     There is one future to wait on and no task or timer of its own: with a thousand viewers those would cost more than the data.
     """
 
-    def __init__(self, base: int, slot: int) -> None:
+    def __init__(self, base: int, slot: int, buffer_batches: int) -> None:
         self.base = base
         self.slot = slot
+        self._buffer_batches = buffer_batches
         self._batches: deque[Batch] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._lagged = False
@@ -89,7 +90,7 @@ class Subscription:
         self._ticked = False
 
     def offer(self, batch: Batch) -> None:
-        if len(self._batches) >= _BUFFER_BATCHES:
+        if len(self._batches) >= self._buffer_batches:
             self._lagged = True
             self._batches.clear()
         if not self._lagged:
@@ -175,13 +176,23 @@ class RunHub:
     stopping: set when the server stops; all viewers are then told.
     heartbeat_s: how often a viewer gets a moment to send a sign of life.
     poll_s: how often watched runs are compared with the database, in case a wake-up was lost.
+    buffer_batches: how many batches a viewer may be behind before it has to read for itself.
     """
 
-    def __init__(self, db: Database, *, stopping: asyncio.Event, heartbeat_s: float = HEARTBEAT_S, poll_s: float = _POLL_S) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        stopping: asyncio.Event,
+        heartbeat_s: float = HEARTBEAT_S,
+        poll_s: float = _POLL_S,
+        buffer_batches: int = _BUFFER_BATCHES,
+    ) -> None:
         self._db = db
         self._stopping = stopping
         self._heartbeat_s = heartbeat_s
         self._poll_s = poll_s
+        self._buffer_batches = buffer_batches
         self._channels: dict[RunId, _Channel] = {}
         self._joined = 0
         self._loops: list[asyncio.Task[None]] = []
@@ -217,7 +228,7 @@ class RunHub:
         if channel is None:
             channel = self._channels[run.id] = _Channel(self._db, Place.of(run), run.last_seq)
         self._joined += 1
-        viewer = Subscription(channel.cursor, self._joined % _SLOTS)
+        viewer = Subscription(channel.cursor, self._joined % _SLOTS, self._buffer_batches)
         if self._stopping.is_set():
             viewer.stop()
         channel.viewers.add(viewer)

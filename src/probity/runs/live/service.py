@@ -9,7 +9,7 @@ from probity.kernel.db import Database
 from probity.kernel.principal import Principal, system_principal
 from probity.runs import store as runs_store
 from probity.runs.live import messages, store
-from probity.runs.live.hub import READ_LIMIT, Batch, Lagged, RunHub, Stopped, frame
+from probity.runs.live.hub import READ_LIMIT, Batch, Lagged, RunHub, Stopped, Subscription, frame
 from probity.runs.live.store import Place
 from probity.runs.models import EventType, Run
 from probity.runs.service import RunRef
@@ -26,9 +26,10 @@ StillAllowed = Callable[[], Awaitable[bool]]
 
 
 class LiveService:
-    def __init__(self, db: Database, hub: RunHub) -> None:
+    def __init__(self, db: Database, hub: RunHub, *, recheck_s: float = RECHECK_S) -> None:
         self._db = db
         self._hub = hub
+        self._recheck_s = recheck_s
 
     async def find(self, principal: Principal, ref: RunRef) -> Run:
         principal.require("runs:read")
@@ -62,39 +63,48 @@ class LiveService:
 
     async def follow(self, run: Run, *, after: int, still_allowed: StillAllowed) -> AsyncGenerator[Batch | None]:
         """Yield all events behind `after`, once each and in order; None when nothing happened for a while. Ends with the run."""
-        place = Place.of(run)
         if run.state.is_final:
-            async for batch in self._read_up_to(place, after, run.last_seq):
+            async for batch in self._read_up_to(Place.of(run), after, run.last_seq):
                 yield batch
             return
-        recheck_at = monotonic() + RECHECK_S
         while True:
-            async with self._hub.watch(run) as viewer:
-                async for batch in self._read_up_to(place, after, viewer.base):
-                    after = batch.last
-                    yield batch
-                    if batch.ends_run:
-                        return
-                try:
-                    while True:
-                        item = await viewer.next()
-                        if item is not None:
-                            # What the viewer read for itself a moment ago may come again.
-                            item = item.after(after)
-                            if item is None:
-                                continue
-                            after = item.last
+            try:
+                async with self._hub.watch(run) as viewer, contextlib.aclosing(self._listen(run, viewer, after, still_allowed)) as items:
+                    async for item in items:
                         yield item
-                        if item is not None and item.ends_run:
-                            return
-                        if monotonic() >= recheck_at:
-                            recheck_at = monotonic() + RECHECK_S
-                            if not await still_allowed():
+                        if item is not None:
+                            after = item.last
+                            if item.ends_run:
                                 return
-                except Lagged:
-                    continue
-                except Stopped:
+                return
+            except Lagged:
+                continue
+
+    async def _listen(self, run: Run, viewer: Subscription, after: int, still_allowed: StillAllowed) -> AsyncGenerator[Batch | None]:
+        """Read up to where the hub is, then yield what it hands out, until the server stops or the viewer may no longer watch.
+
+        Raises:
+            Lagged: the viewer was too slow for the hub.
+        """
+        async for batch in self._read_up_to(Place.of(run), after, viewer.base):
+            after = batch.last
+            yield batch
+        recheck_at = monotonic() + self._recheck_s
+        while True:
+            try:
+                item = await viewer.next()
+            except Stopped:
+                return
+            if monotonic() >= recheck_at:
+                if not await still_allowed():
                     return
+                recheck_at = monotonic() + self._recheck_s
+            if item is None:
+                yield None
+            # What the viewer read for itself a moment ago may come again.
+            elif (part := item.after(after)) is not None:
+                after = part.last
+                yield part
 
     async def _read_up_to(self, place: Place, after: int, last: int) -> AsyncIterator[Batch]:
         while after < last:
