@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
+from uuid import UUID
 
 import httpx
 import pytest
@@ -10,11 +11,11 @@ import pytest_asyncio
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
-from probity.identity.roles import BUILT_IN, BuiltInRole
-from probity.kernel.db import Database, execute
+from probity.identity.roles import BUILT_IN, KEY_SCOPES, PERMISSIONS
+from probity.kernel.db import Database, execute, fetch_rows
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import Access, RouteRule, all_rules
-from probity.kernel.ids import new_id
+from probity.kernel.ids import hex24, new_id
 from probity.kernel.principal import AgentId, CredentialKind, OrgId, Principal, PrincipalKind
 from tests.http_app import TestAuthenticator
 
@@ -46,7 +47,7 @@ def calls(app: Litestar) -> list[Call]:
 
 
 # Input without which a route answers 400 before it looks for the thing.
-QUERY = {"key": "a::b", "case": "a::b", "until": "1"}
+QUERY = {"key": "a::b", "case": "a::b", "until": "1", "name": "report.txt"}
 BODIES = {"/api/v1/runs/{run:str}/events": b'{"events":[{"id":"1","type":"log","at":"2026-01-01T00:00:00Z","stream":"stdout","text":"x"}]}'}
 
 
@@ -56,15 +57,18 @@ async def send(http: httpx.AsyncClient, call: Call, headers: Mapping[str, str], 
     return await http.request(call.method, call.address(ids), content=body, params=QUERY, headers=headers)
 
 
-def holder(org: OrgId, role: BuiltInRole) -> Principal:
+# What people and keys may hold.
+HOLDERS = {role.value: held for role, held in BUILT_IN.items()} | {f"key {scope}": held for scope, held in KEY_SCOPES.items()}
+
+
+def holder(org: OrgId, permissions: frozenset[str]) -> Principal:
     return Principal(
         kind=PrincipalKind.USER,
         actor=f"user:{new_id()}",
         org_ids=(org,),
         active_org=org,
-        permissions=BUILT_IN[role],
+        permissions=permissions,
         credential=CredentialKind.BEARER_JWT,
-        role=role.value,
     )
 
 
@@ -87,17 +91,21 @@ async def test_nobody_is_refused_on_every_route_that_is_not_public(app: Litestar
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("role", list(BuiltInRole))
+def test_every_permission_that_a_route_names_exists(app: Litestar) -> None:
+    assert {call.rule.permission for call in calls(app)} - {None} <= PERMISSIONS
+
+
+@pytest.mark.parametrize("role", HOLDERS)
 async def test_a_role_reaches_the_routes_of_its_permissions_and_no_others(
-    app: Litestar, http: httpx.AsyncClient, callers: TestAuthenticator, org: OrgId, role: BuiltInRole
+    app: Litestar, http: httpx.AsyncClient, callers: TestAuthenticator, org: OrgId, role: str
 ) -> None:
-    headers = callers.headers(holder(org, role))
+    headers = callers.headers(holder(org, HOLDERS[role]))
     wrong = []
     for call in calls(app):
         if call.rule.access not in (Access.PERMISSION, Access.AUTHENTICATED):
             continue
         reply = await send(http, call, headers)
-        allowed = call.rule.permission is None or call.rule.permission in BUILT_IN[role]
+        allowed = call.rule.permission is None or call.rule.permission in HOLDERS[role]
         if (reply.status_code != 403) is not allowed or reply.status_code == 401 or reply.status_code >= 500:
             wrong.append(described(call, reply))
 
@@ -157,6 +165,8 @@ async def foreign(db: Database, http: httpx.AsyncClient, callers: TestAuthentica
 
     run = await make("/api/v1/runs", {"name": "theirs"}, "uuid")
     agent = await make("/api/v1/agents", {"name": "theirs", "scope": {}}, "id")
+    artifact = await http.post(f"/api/v1/runs/{run}/artifacts", params={"name": "theirs.txt"}, content=b"theirs", headers=headers)
+    assert artifact.status_code == 201, artifact.text
     return {
         "agent_id": agent,
         "job_id": await make("/api/v1/jobs", {"job_type": "discover", "payload": {}}, "id"),
@@ -164,13 +174,15 @@ async def foreign(db: Database, http: httpx.AsyncClient, callers: TestAuthentica
         "key_id": await make("/api/api-keys", {"name": "theirs", "scope": "read"}, "data", "id"),
         "run": run,
         "ref": run,
+        "artifact": str(artifact.json()["id"]),
     }
 
 
 async def test_the_ids_of_another_organization_do_not_exist(
-    app: Litestar, http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, foreign: dict[str, str]
+    app: Litestar, db: Database, http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, foreign: dict[str, str]
 ) -> None:
     headers = callers.headers(admin)
+    before = await everything(db)
     wrong = []
     for call in calls(app):
         names = set(re.findall(r"\{(\w+)", call.path))
@@ -182,8 +194,22 @@ async def test_the_ids_of_another_organization_do_not_exist(
         # Neither the status nor a word tells a foreign thing from one that never was.
         if theirs.status_code != 404 or _shape(theirs, foreign) != _shape(nobodys, foreign):
             wrong.append(f"{described(call, theirs)} | never was: {nobodys.status_code} {nobodys.text[:80]}")
+        for spelling in (lambda text: UUID(text).hex, lambda text: hex24(UUID(text)), str.upper):
+            respelled = await send(http, call, headers, {name: spelling(value) for name, value in foreign.items()})
+            if respelled.status_code != 404:
+                wrong.append(described(call, respelled))
 
     assert not wrong, "\n".join(wrong)
+    assert await everything(db) == before
+
+
+async def everything(db: Database) -> dict[str, list[str]]:
+    """Return every row of the tables that these routes write to, as text."""
+    rows = {}
+    async with db.system() as tx:
+        for table in ("agents", "api_keys", "enrollment_tokens", "jobs", "runs", "run_events", "artifacts"):
+            rows[table] = [row["text"] for row in await fetch_rows(tx, f"select t::text as text from {table} t order by 1")]
+    return rows
 
 
 def _shape(reply: httpx.Response, ids: Mapping[str, str]) -> str:
