@@ -47,7 +47,7 @@ def load_command(name: str, target: str) -> click.Command:
             raise
         raise click.UsageError(
             f"`probity {name}` needs the package {error.name!r}, which is not installed; "
-            "install probity[server] for server commands, probity[client] or probity[agent] for the others"
+            "install the part it belongs to: probity[agent], probity[client], probity[server] or, for `probity up`, probity[up]"
         ) from error
     command = getattr(module, attribute)
     if not isinstance(command, click.Command):
