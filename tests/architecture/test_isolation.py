@@ -47,9 +47,10 @@ ALL_TENANTS = {
         store.find_user_orgs_all_tenants store.has_users_all_tenants
     """,
     "kernel": """
+        mail._note_all_tenants mail._prepare_all_tenants mail.mailbox_all_tenants mail.prune_all_tenants
         queue.claim_tasks_all_tenants queue.end_attempts_all_tenants queue.fail_exhausted_tasks_all_tenants queue.failed_tasks_all_tenants
         queue.prune_tasks_all_tenants queue.register_periods_all_tenants queue.renew_tasks_all_tenants queue.requeue_task_all_tenants
-        queue.start_due_periods_all_tenants uploads.collect_batch_all_tenants
+        queue.start_due_periods_all_tenants sealed._rotate_batch_all_tenants sealed.rotate_all_tenants uploads.collect_batch_all_tenants
     """,
 }
 # Services that open a transaction of the system role themselves, to give it to several such functions; with what else they may give it
