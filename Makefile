@@ -16,9 +16,10 @@ up: ## Start everything on this machine
 
 test: ## Lint, type-check and test everything
 	@tools/bootstrap test
-	@PY=$(PY) tools/lint
 	@mkdir -p test-results
-	@exec $(PY) -m pytest -n auto --dist worksteal --junitxml=test-results/junit.xml $(ARGS)
+	@# Both, whatever the first says: one run names everything that is wrong.
+	@PY=$(PY) tools/lint; lint=$$?; \
+	$(PY) -m pytest -n auto --dist worksteal --junitxml=test-results/junit.xml $(ARGS) && exit $$lint
 
 lint: ## Formatting, lint, types and layers
 	@tools/bootstrap dev
