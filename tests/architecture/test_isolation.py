@@ -34,12 +34,12 @@ ALL_TENANTS = {
         store.lock_sealer_all_tenants store.save_key_all_tenants store.take_unsealed_all_tenants store.try_lock_sealer_all_tenants
     """,
     "dispatch": """
-        lease_store.claim_all_tenants lease_store.end_jobs_all_tenants lease_store.give_back_all_tenants lease_store.renew_all_tenants
-        store.requeue_abandoned_all_tenants store.sweep_leases_all_tenants
+        lease_store.claim_all_tenants lease_store.end_jobs_all_tenants lease_store.give_back_all_tenants
+        lease_store.renew_all_tenants store.requeue_abandoned_all_tenants store.sweep_leases_all_tenants
     """,
     "fleet": """
-        store.check_credential_all_tenants store.credential_state_all_tenants store.lock_token_all_tenants store.mark_stale_all_tenants
-        store.save_enrollment_all_tenants store.save_heartbeats_all_tenants
+        store.check_credential_all_tenants store.credential_state_all_tenants store.lock_token_all_tenants
+        store.mark_stale_all_tenants store.save_enrollment_all_tenants store.save_heartbeats_all_tenants
     """,
     "identity": """
         keys.store.find_key_all_tenants sessions.service._note_refusal_all_tenants sessions.store.delete_expired_all_tenants
@@ -48,9 +48,10 @@ ALL_TENANTS = {
     """,
     "kernel": """
         mail._note_all_tenants mail._prepare_all_tenants mail.mailbox_all_tenants mail.prune_all_tenants
-        queue.claim_tasks_all_tenants queue.end_attempts_all_tenants queue.fail_exhausted_tasks_all_tenants queue.failed_tasks_all_tenants
-        queue.prune_tasks_all_tenants queue.register_periods_all_tenants queue.renew_tasks_all_tenants queue.requeue_task_all_tenants
-        queue.start_due_periods_all_tenants sealed._rotate_batch_all_tenants sealed.rotate_all_tenants uploads.collect_batch_all_tenants
+        queue.claim_tasks_all_tenants queue.end_attempts_all_tenants queue.fail_exhausted_tasks_all_tenants
+        queue.failed_tasks_all_tenants queue.prune_tasks_all_tenants queue.register_periods_all_tenants
+        queue.renew_tasks_all_tenants queue.requeue_task_all_tenants queue.start_due_periods_all_tenants
+        sealed._rotate_batch_all_tenants sealed.rotate_all_tenants uploads.collect_batch_all_tenants
     """,
 }
 # Services that open a transaction of the system role themselves, to give it to several such functions; with what else they may give it
