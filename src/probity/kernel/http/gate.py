@@ -60,7 +60,7 @@ class Gate:
         self._rules = rules
         self._settings = settings
         self._tiers = tiers
-        self._hot = HotTable(())
+        self.hot_routes = ()
         self._clock = clock
         self._metrics = metrics
         self._pages = pages
@@ -70,7 +70,15 @@ class Gate:
         """Let requests in. Called once, when everything that they need has started."""
         self._authenticator = authenticator
         self._limiter = limiter
-        self._hot = HotTable(hot_routes)
+        self.hot_routes = tuple(hot_routes)
+
+    @property
+    def hot_routes(self) -> tuple[HotRoute, ...]:
+        return self._hot.routes
+
+    @hot_routes.setter
+    def hot_routes(self, routes: tuple[HotRoute, ...]) -> None:
+        self._hot = HotTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._read(scope)

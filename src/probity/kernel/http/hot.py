@@ -1,7 +1,7 @@
 """Hot routes: the few requests that agents send all day, answered in front of the router.
 
 Each is also a normal route: documented, and the fallback for every input that the short way does not want to handle. A hot handler
-returns None to hand the request on; the body it read is replayed. Both answer alike; `tests/kernel/http/differential.py` compares them.
+returns None to hand the request on; the body it read is replayed. Both answer alike; `tests/differential.py` compares them.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -71,6 +71,7 @@ class HotTable:
     """Finds the hot route of a request: method, number of segments, then the literal segments."""
 
     def __init__(self, routes: Sequence[HotRoute]) -> None:
+        self.routes = tuple(routes)
         self._by_shape: dict[tuple[str, int], list[tuple[HotRoute, tuple[tuple[int, str], ...], tuple[int, ...]]]] = {}
         for route in routes:
             segments = route.path.split("/")
