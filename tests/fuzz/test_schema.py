@@ -12,18 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from litestar import Litestar
 from schemathesis import GenerationMode
 
+from probity.kernel.db import Database
 from probity.kernel.principal import AgentId, CredentialKind, OrgId, Principal, PrincipalKind
 from tests.http_app import TestAuthenticator
+from tests.people import make_member
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3600)]
 IS_LONG = bool(os.environ.get("PROBITY_FUZZ"))
-EXAMPLES = int(os.environ.get("PROBITY_FUZZ_EXAMPLES", "300" if IS_LONG else "8"))
+EXAMPLES = int(os.environ.get("PROBITY_FUZZ_EXAMPLES", "300" if IS_LONG else "5"))
 SEED = int(os.environ.get("PROBITY_FUZZ_SEED", "0")) or (random.randrange(2**32) if IS_LONG else 1)
 # Streams stay open when they succeed.
 STREAMS = {("GET", "/api/v1/runs/{run}/events")}
@@ -37,9 +40,10 @@ def operations(document: dict[str, Any]) -> Iterator[Any]:
             yield operation
 
 
-@pytest.fixture
-def people(callers: TestAuthenticator, admin: Principal, org: OrgId) -> list[dict[str, str]]:
+@pytest_asyncio.fixture
+async def people(db: Database, callers: TestAuthenticator, admin: Principal, org: OrgId) -> list[dict[str, str]]:
     """Headers of nobody, of an administrator and of an agent."""
+    await make_member(db, admin)
     agent = Principal(
         kind=PrincipalKind.AGENT,
         actor="agent:00000000-0000-7000-8000-000000000000",
@@ -76,7 +80,9 @@ def _fuzz(operation: Any, http: httpx.AsyncClient, people: list[dict[str, str]],
         reply = asyncio.run_coroutine_threadsafe(_send(http, case, caller), loop).result(timeout=60)
         documented = operation.definition.raw.get("responses", {})
         if reply is not None and reply.status_code >= 500 and str(reply.status_code) not in documented:
-            found.append(f"{operation.label}: {reply.status_code} {reply.text[:200]} for {case.path_parameters} {case.query} {case.body!r:.300}")
+            found.append(
+                f"{operation.label}: {reply.status_code} {reply.text[:200]} for {case.path_parameters} {case.query} {case.body!r:.300}"
+            )
 
     try:
         run()
