@@ -68,8 +68,10 @@ from probity.runs.artifacts.service import ArtifactService
 from probity.runs.browse.service import RunBrowser
 from probity.runs.imports.service import ImportService
 from probity.runs.ingest.service import IngestService
+from probity.runs.live import mount as socket_routes
 from probity.runs.live.hub import RunHub
 from probity.runs.live.service import LiveService
+from probity.runs.live.socketio import SocketGateway
 from probity.runs.models import RUN_CHANNEL
 from probity.runs.service import RunService
 from probity.web import routes as web
@@ -130,6 +132,7 @@ def build(
     ring = KeyRing.of(config.keys.master, refuse_weak=config.is_production)
     heads = HeadsFile(config.storage.data_dir)
     blobs = _blob_store(config)
+    sockets = SocketGateway()
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
@@ -168,6 +171,9 @@ def build(
             wakeups.subscribe(RUN_CHANNEL, hub.wake)
             stack.push_async_callback(hub.close)
             await hub.start()
+            live = LiveService(db, hub)
+            wakeups.subscribe(RUN_CHANNEL, sockets.wake)
+            stack.push_async_callback(sockets.close)
             runs = RunService(db, clock, dispatch, fleet, projects)
             uploads = Uploads(db, clock, blobs)
             services = Services(
@@ -194,10 +200,11 @@ def build(
                 dispatch=dispatch,
                 runs=runs,
                 ingest=IngestService(db, clock),
-                live=LiveService(db, hub),
+                live=live,
                 imports=ImportService(db, clock, runs),
                 artifacts=ArtifactService(db, clock, uploads, blobs),
             )
+            await sockets.open(live, services.user_authenticator.authenticate_token, shutdown.stopping)
             tasks = _task_runner(services, clock)
             stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)
             await tasks.start()
@@ -209,7 +216,7 @@ def build(
             )
 
     return assemble(
-        routes=[*_routes(config), *routes],
+        routes=[*_routes(config), *socket_routes.routes(sockets), *routes],
         service_names=[field.name for field in fields(Services)],
         start=start,
         settings=_http_settings(config),

@@ -6,12 +6,12 @@ from time import monotonic
 from typing import Any, Final
 
 from probity.kernel.db import Database
-from probity.kernel.principal import Principal, system_principal
+from probity.kernel.principal import OrgId, Principal, system_principal
 from probity.runs import store as runs_store
 from probity.runs.live import messages, store
 from probity.runs.live.hub import READ_LIMIT, Batch, Lagged, RunHub, Stopped, Subscription, frame
 from probity.runs.live.store import Place
-from probity.runs.models import EventType, Run
+from probity.runs.models import EventType, Run, RunId
 from probity.runs.service import RunRef
 
 # What one snapshot carries at most; earlier results and lines are read page by page.
@@ -35,6 +35,16 @@ class LiveService:
         principal.require("runs:read")
         async with self._db.transaction(principal) as tx:
             return await runs_store.get_run(tx, principal.org_id, ref)
+
+    async def find_in(self, org_id: OrgId, run_id: RunId) -> Run:
+        """Return a run for a reader that was let into its organization already."""
+        async with self._db.transaction(system_principal(org_id)) as tx:
+            return await runs_store.get_run(tx, org_id, run_id)
+
+    async def unfinished(self, org_id: OrgId) -> dict[RunId, int]:
+        """Return the organization's runs that wait or run, with how far they have come."""
+        async with self._db.transaction(system_principal(org_id)) as tx:
+            return await store.unfinished_runs(tx, org_id)
 
     async def full_run(self, principal: Principal, ref: RunRef) -> dict[str, Any]:
         """Return a run with its last results and log lines."""

@@ -5,15 +5,12 @@ from typing import Any, Final
 from litestar import Request
 
 from probity.kernel.errors import Unauthenticated
-from probity.kernel.http.auth import Authenticator, Connection
+from probity.kernel.http.auth import Authenticator
 from probity.kernel.principal import Principal
 from probity.runs.live.service import StillAllowed
 from probity.runs.models import Run
 
 HEADERS: Final = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
-
-# What an authenticator reads; without what it may have remembered for this request.
-_CREDENTIAL_PARTS: Final = ("type", "headers", "query_string", "path", "method", "client", "server", "scheme")
 
 
 def last_event_id(request: Request[Any, Any, Any]) -> int | None:
@@ -31,11 +28,10 @@ def has_everything(run: Run, after: int | None) -> bool:
 
 def still_allowed(request: Request[Any, Any, Any], authenticator: Authenticator, principal: Principal) -> StillAllowed:
     """Return a check whether the credential that opened the stream is still good for this organization."""
-    scope = {name: request.scope[name] for name in _CREDENTIAL_PARTS}
 
     async def check() -> bool:
         try:
-            now = await authenticator.authenticate(Connection({**scope, "state": {}}))  # type: ignore[arg-type]
+            now = await authenticator.authenticate(request)
         except Unauthenticated:
             return False
         return principal.org_id in now.org_ids and now.has("runs:read")

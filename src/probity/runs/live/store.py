@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Final, LiteralString
-from uuid import UUID
 
 import msgspec
 
@@ -89,9 +88,9 @@ async def last_seqs(tx: Tx, places: Sequence[Place]) -> dict[RunId, int]:
     return {RunId(row["id"]): row["last_seq"] for row in rows}
 
 
-async def unfinished_runs(tx: Tx, org_id: OrgId) -> dict[UUID, int]:
+async def unfinished_runs(tx: Tx, org_id: OrgId) -> dict[RunId, int]:
     """Return the runs of an organization that wait or run, with how far they have come."""
     rows = await fetch_rows(
         tx, "select id, last_seq from runs where org_id = :org_id and state = any('{queued,running}'::text[])", org_id=org_id
     )
-    return {row["id"]: row["last_seq"] for row in rows}
+    return {RunId(row["id"]): row["last_seq"] for row in rows}
