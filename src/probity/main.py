@@ -18,7 +18,7 @@ from probity.audit import routes as audit_routes
 from probity.audit.heads import HeadsFile
 from probity.audit.sealer import Sealer
 from probity.audit.service import AuditService
-from probity.config import Config, jwt_key_bytes
+from probity.config import Config, ConfigError, jwt_key_bytes
 from probity.dispatch import hot as dispatch_hot
 from probity.dispatch import routes as dispatch_routes
 from probity.dispatch import tasks as dispatch_tasks
@@ -41,6 +41,7 @@ from probity.kernel.blobs import BlobStore, DirectoryBlobStore
 from probity.kernel.clock import Clock, SystemClock
 from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database
+from probity.kernel.errors import Invalid
 from probity.kernel.http import health
 from probity.kernel.http.application import Running, assemble
 from probity.kernel.http.auth import Authenticator, Authenticators
@@ -158,8 +159,7 @@ def build(
             identity = IdentityService(db, clock, passwords)
             sign_in = SignInService(db, clock, passwords, jwt_key_bytes(config.keys.jwt), jwt_ttl_s=config.identity.jwt_ttl_s)
             keys = KeyService(db, clock)
-            if config.identity.bootstrap_email and config.identity.bootstrap_password:
-                await identity.bootstrap(config.identity.bootstrap_email, config.identity.bootstrap_password)
+            await _bootstrap(config, identity)
             wakeups = _wakeups(config, db)
             stack.push_async_callback(wakeups.close)
             await wakeups.start()
@@ -255,6 +255,21 @@ async def audit_beside_the_server(*, url: Secret, system_url: Secret, ring: KeyR
     finally:
         passwords.close()
         await db.close()
+
+
+async def _bootstrap(config: Config, identity: IdentityService) -> None:
+    """Make the first administrator that the settings name.
+
+    Raises:
+        ConfigError: they name one that cannot be.
+    """
+    email, password = config.identity.bootstrap_email, config.identity.bootstrap_password
+    if email is None or password is None:
+        return
+    try:
+        await identity.bootstrap(email, password)
+    except Invalid as error:
+        raise ConfigError([f"PROBITY_ADMIN_EMAIL, PROBITY_ADMIN_PASSWORD: {error.message}"]) from error
 
 
 def _blob_store(config: Config) -> BlobStore:

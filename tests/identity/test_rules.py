@@ -31,6 +31,13 @@ def test_a_good_password_passes() -> None:
     rules.check_password("Correct-horse7")
 
 
+def test_whoever_runs_the_server_chooses_the_kinds_of_characters() -> None:
+    rules.check_operators_password("correct horse battery")
+    for weak in ("short", "x" * 129, "password1"):
+        with pytest.raises(WeakPassword):
+            rules.check_operators_password(weak)
+
+
 def test_an_address_is_trimmed_and_lower_case() -> None:
     assert rules.normal_email("  Ada@Example.TEST ") == "ada@example.test"
 

@@ -106,7 +106,7 @@ class IdentityService:
             UserNotFound: nobody has this address.
             WeakPassword: says what is missing.
         """
-        rules.check_password(password.reveal())
+        rules.check_operators_password(password.reveal())
         found = await store.find_user_orgs_all_tenants(self._db, rules.normal_email(email))
         if found is None:
             raise UserNotFound
@@ -133,7 +133,7 @@ class IdentityService:
         if await store.has_users_all_tenants(self._db):
             return None
         address = rules.normal_email(email)
-        rules.check_password(password.reveal())
+        rules.check_operators_password(password.reveal())
         now = self._clock.now()
         user = _new_user(address, None, now)
         password_hash = await self._passwords.hash(password)
