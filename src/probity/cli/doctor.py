@@ -88,7 +88,14 @@ def examine(environ: Mapping[str, str], data: Path) -> Iterator[Finding]:
         yield from asyncio.run(_database(dsns))
     if environ.get("REDIS_URL"):
         yield asyncio.run(_redis(environ["REDIS_URL"]))
-    yield _server(environ.get("PROBITY_PUBLIC_URL") or f"http://127.0.0.1:{environ.get('PROBITY_PORT') or 8484}")
+    yield _server(environ.get("PROBITY_PUBLIC_URL") or _last_address(data) or f"http://127.0.0.1:{environ.get('PROBITY_PORT') or 8484}")
+
+
+def _last_address(data: Path) -> str | None:
+    try:
+        return Installation(data).address.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
 
 
 def _python() -> Finding:

@@ -47,6 +47,11 @@ class Installation:
         return self.data / "logs"
 
     @property
+    def address(self) -> Path:
+        """Where the server was reachable when it last ran, for commands that look for it."""
+        return self.data / "address"
+
+    @property
     def sample(self) -> Path:
         return self.data / "sample"
 

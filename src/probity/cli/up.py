@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def up(once: bool, as_json: bool, port: int, host: str, data: Path, no_demo: boo
             stack.enter_context(installation.owned())
             listener = stack.enter_context(contextlib.closing(bind(host, port)))
             url = _url(host, listener)
+            installation.address.write_text(f"{url}\n", encoding="utf-8")
             secrets = _secrets(installation)
             target = _database(stack, installation, progress)
             environ = {**os.environ, **_server_settings(installation, secrets, target, host, url)}
@@ -205,6 +207,8 @@ def _agent(stack: contextlib.ExitStack, api: Api, installation: Installation, pr
         row = api.enrol(installation.agent)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_SERVER_ONLY)}
         environ["PROBITY_AGENT_DATA"] = str(installation.agent)
+        # Last, so that it only helps where there is no `python` at all: `probity run -- python -m pytest` then works out of the box.
+        environ["PATH"] = os.pathsep.join([environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
         child = Child("agent", ["agent", "run"], environ, installation.logs / "agent.log")
         stack.enter_context(running(child, timeout_s=_AGENT_STOPS_WITHIN_S))
     return row, child
