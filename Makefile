@@ -36,7 +36,7 @@ bench: ## Measure, beside rivals on this machine; writes bench/RESULTS.md
 
 fuzz: ## Long searches: schema fuzzing and hundreds of kills, with a printed seed
 	@tools/bootstrap test
-	@PROBITY_FUZZ=1 exec $(PY) -m pytest -m "fuzz or faults" -n auto --timeout=3600 $(ARGS)
+	@PROBITY_FUZZ=1 PROBITY_FAULT_MOMENTS=500 exec $(PY) -m pytest tests/fuzz tests/faults -n auto --timeout=7200 -rP $(ARGS)
 
 lock: ## Compile the pinned requirements after pyproject.toml changed
 	@tools/bootstrap dev
