@@ -1,14 +1,18 @@
 """Sign-in over HTTP: at the root, and pinned to each of the two contracts that share the path."""
 
 import re
+from dataclasses import replace
 from http.cookies import SimpleCookie
 
 import httpx
 import pytest
 
+from probity import main
+from probity.config import Config
 from probity.identity.sessions import tokens
 from probity.identity.sessions.tokens import cookie_hash
 from probity.kernel.db import Database, execute, fetch_value
+from tests import http_app
 from tests.fakes import FakeClock
 from tests.identity.conftest import Household, Person
 from tests.identity.test_tokens import VECTOR, forged
@@ -399,13 +403,30 @@ async def test_a_person_of_two_organizations_sees_both_and_acts_in_the_owned_one
     }
 
 
-async def test_a_session_survives_a_restart_of_the_server(db: Database, web: httpx.AsyncClient, ada: Person, config, clock) -> None:
-    from probity import main
-    from tests import http_app
-
+async def test_a_session_survives_a_restart_of_the_server(
+    db: Database, web: httpx.AsyncClient, ada: Person, config: Config, clock: FakeClock
+) -> None:
     token = (await log_in(web, ada)).json()["token"]
 
     async with http_app.client_of(main.build(config, clock=clock)) as restarted:
         assert (await restarted.get(ME, headers=bearer(token))).status_code == 200
     async with db.system() as tx:
         assert await fetch_value(tx, "select count(*) from sessions") == 1
+
+
+async def test_sentris_cookies_travel_to_a_front_end_on_another_site(db: Database, config: Config, clock: FakeClock, ada: Person) -> None:
+    listed = replace(config, http=replace(config.http, cors_origins=("https://qa.example.test",)))
+
+    async with http_app.client_of(main.build(listed, clock=clock)) as web:
+        reply = await log_in(web, ada, SENTRI, origin="https://qa.example.test")
+        out = await web.post(SENTRI + LOGOUT, headers={"cookie": f"access_token={value(set_cookies(reply)['access_token'])}; _csrf=mine"})
+        at_root = await log_in(web, ada)
+
+    cookies = set_cookies(reply)
+    assert all(line.endswith("; SameSite=None; Secure") for line in cookies.values())
+    assert reply.headers["x-csrf-token"] == value(cookies["_csrf"])
+    assert reply.headers["access-control-expose-headers"] == "X-CSRF-Token"
+    assert out.headers["x-csrf-token"] == "mine"
+    assert all(line.endswith("; Max-Age=0; SameSite=None; Secure") for line in set_cookies(out).values())
+    assert "SameSite=None" not in "".join(set_cookies(at_root).values())
+    assert "x-csrf-token" not in at_root.headers

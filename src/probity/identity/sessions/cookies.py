@@ -23,10 +23,9 @@ def bridge(signed_in: SignedIn, *, https: bool) -> list[str]:
     return [_opaque(BRIDGE, signed_in, https=https, same_site="Strict")]
 
 
-def sentri(signed_in: SignedIn, *, https: bool) -> list[str]:
-    """Source: webtest.md §2.3."""
+def sentri(signed_in: SignedIn, suffix: str) -> list[str]:
+    """`suffix` as `csrf.cookie_suffix` makes it. Source: webtest.md §2.3."""
     age, expires = _age(signed_in), int(signed_in.session.expires_at.timestamp())
-    suffix = _suffix(https=https)
     return [
         f"{SENTRI}={signed_in.sentri_token.reveal()}; Path=/; HttpOnly; Max-Age={age}{suffix}",
         f"{SENTRI_EXPIRY}={expires}; Path=/; Max-Age={age}{suffix}",
@@ -41,8 +40,7 @@ def clear_bridge(*, https: bool) -> list[str]:
     return [_cleared(BRIDGE, https=https, same_site="Strict")]
 
 
-def clear_sentri(*, https: bool) -> list[str]:
-    suffix = _suffix(https=https)
+def clear_sentri(suffix: str) -> list[str]:
     return [f"{SENTRI}=; Path=/; HttpOnly; Max-Age=0{suffix}", f"{SENTRI_EXPIRY}=; Path=/; Max-Age=0{suffix}"]
 
 
@@ -57,10 +55,6 @@ def _opaque(name: str, signed_in: SignedIn, *, https: bool, same_site: str) -> s
 def _cleared(name: str, *, https: bool, same_site: str) -> str:
     secure = "; Secure" if https else ""
     return f"{name}=; Path=/; Max-Age=-1; Expires={_EPOCH}; HttpOnly{secure}; SameSite={same_site}"
-
-
-def _suffix(*, https: bool) -> str:
-    return "; SameSite=Strict" + ("; Secure" if https else "")
 
 
 def _age(signed_in: SignedIn) -> int:

@@ -16,9 +16,9 @@ from probity.identity.sessions.models import Caller, SessionKind, SignedIn
 from probity.identity.sessions.schemas import BridgeSignedIn, Me, Message, SentriSignedIn, SignInBody, UnionSignedIn
 from probity.identity.sessions.service import SignInService
 from probity.kernel.errors import Denied, Unauthenticated
-from probity.kernel.http.csrf import CSRF_COOKIE, new_cookie
+from probity.kernel.http.csrf import CSRF_COOKIE, new_cookie, new_token
 from probity.kernel.http.dialect import Dialect
-from probity.kernel.http.exchange import choose_dialect, client_ip, correlation_id, is_https, pinned_dialect, set_cookies
+from probity.kernel.http.exchange import choose_dialect, client_ip, cookie_suffix, correlation_id, is_https, pinned_dialect, set_cookies
 from probity.kernel.http.failures import InvalidInput
 from probity.kernel.http.groups import route_group
 from probity.kernel.limits import Algorithm, Policy
@@ -66,7 +66,7 @@ async def sign_in(
     if for_bridge:
         set_cookies(request, cookies.bridge(signed_in, https=https))
     if for_sentri:
-        set_cookies(request, cookies.sentri(signed_in, https=https))
+        set_cookies(request, cookies.sentri(signed_in, cookie_suffix(request)))
     if pin is None and is_sentri_client:
         _ensure_csrf_cookie(request)
     match pin:
@@ -93,7 +93,7 @@ async def sign_out(
     if pin is not Dialect.SENTRI:
         set_cookies(request, cookies.clear_bridge(https=https))
     if is_sentri:
-        set_cookies(request, cookies.clear_sentri(https=https))
+        set_cookies(request, cookies.clear_sentri(cookie_suffix(request)))
     if any(item.cookie is not None and item.cookie.endswith(cookies.UI) for item in presented):
         set_cookies(request, cookies.clear_ui(https=https))
     if is_sentri:
@@ -147,4 +147,4 @@ def _refuse_foreign_form(request: AnyRequest) -> None:
 def _ensure_csrf_cookie(request: AnyRequest) -> None:
     """Hand out the double-submit token at the root; under Sentri's pin the gate does so with every reply."""
     if CSRF_COOKIE not in request.cookies:
-        set_cookies(request, [new_cookie(https=is_https(request))])
+        set_cookies(request, [new_cookie(new_token(), cookie_suffix(request))])

@@ -23,9 +23,20 @@ def session_cookie_name(*, https: bool) -> str:
     return "__Host-probity_session" if https else "probity_session"
 
 
-def new_cookie(*, https: bool) -> str:
-    """Return the `Set-Cookie` line of a fresh double-submit token, which scripts of our origin may read. Source: webtest.md §2.3."""
-    return f"{CSRF_COOKIE}={secrets.token_urlsafe(32)}; Path=/; SameSite=Strict" + ("; Secure" if https else "")
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def new_cookie(token: str, suffix: str) -> str:
+    """Return the `Set-Cookie` line of a double-submit token, which scripts of our origin may read. Source: webtest.md §2.3."""
+    return f"{CSRF_COOKIE}={token}; Path=/{suffix}"
+
+
+def cookie_suffix(*, https: bool, cross_site: bool) -> str:
+    """Return how Sentri's cookies end. Across sites a browser only keeps them when they are Secure. Source: webtest.md §2.3."""
+    if cross_site:
+        return "; SameSite=None; Secure"
+    return "; SameSite=Strict" + ("; Secure" if https else "")
 
 
 def check_root(cookies: Mapping[str, str], origin: str | None, token: str | None, own_origins: frozenset[str]) -> None:

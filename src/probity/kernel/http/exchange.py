@@ -6,6 +6,7 @@ from uuid import UUID
 
 from litestar.connection import ASGIConnection
 
+from probity.kernel.http import csrf
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.render import PageRenderer
 from probity.kernel.principal import ANONYMOUS, Principal
@@ -16,7 +17,20 @@ _KEY: Final = "probity"
 class Exchange:
     """One request and its reply. Made by the gate, read by authenticators, handlers, error renderers and logs."""
 
-    __slots__ = ("client_ip", "dialect", "headers", "host", "nonce", "page", "pin", "pinned_by_path", "principal", "request_id", "scheme")
+    __slots__ = (
+        "client_ip",
+        "dialect",
+        "headers",
+        "host",
+        "nonce",
+        "page",
+        "pin",
+        "pinned_by_path",
+        "principal",
+        "request_id",
+        "scheme",
+        "serves_other_site",
+    )
 
     def __init__(self, *, request_id: str, client_ip: str, scheme: str, host: str, pin: Dialect | None, dialect: Dialect) -> None:
         self.request_id = request_id
@@ -31,6 +45,8 @@ class Exchange:
         # Draws this request's error page; None where the server has no pages.
         self.page: PageRenderer | None = None
         self.pinned_by_path = False
+        # Sentri's front end may live on another site; its cookies then travel across.
+        self.serves_other_site = False
 
 
 def bind(scope: MutableMapping[str, Any], exchange: Exchange) -> None:
@@ -79,6 +95,11 @@ def origin_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
 def is_https(request: ASGIConnection[Any, Any, Any, Any]) -> bool:
     """Return whether the caller came by https, as far as a trusted proxy can tell."""
     return exchange_of(request.scope).scheme in ("https", "wss")
+
+
+def cookie_suffix(request: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return how the cookies of Sentri's dialect end in the reply to `request`."""
+    return csrf.cookie_suffix(https=is_https(request), cross_site=exchange_of(request.scope).serves_other_site)
 
 
 def set_cookies(request: ASGIConnection[Any, Any, Any, Any], lines: Iterable[str]) -> None:

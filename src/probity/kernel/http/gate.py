@@ -131,6 +131,7 @@ class Gate:
             dialect=pin or dialect_of_path(path),
         )
         exchange.pinned_by_path = pinned_by_path
+        exchange.serves_other_site = pin is Dialect.SENTRI and self._settings.has_foreign_front_end
         if self._pages is not None:
             exchange.page = partial(self._pages, scope)
         bind(scope, exchange)
@@ -358,16 +359,27 @@ class _Reply:
             *cors.headers(self._scope, exchange, self._settings),
         ]
         headers += [pair for pair in added if pair[0] not in present or pair[0] == b"set-cookie"]
-        if exchange.pin is Dialect.SENTRI and not self._has_csrf_cookie():
-            # Sentri hands the token out with any reply, whatever was asked. Source: webtest.md §2.4.
-            headers.append((b"set-cookie", csrf.new_cookie(https=https).encode()))
+        if exchange.pin is Dialect.SENTRI:
+            headers += self._csrf_headers(https=https)
         headers.append((b"x-request-id", exchange.request_id.encode()))
         if self.status == 408:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _has_csrf_cookie(self) -> bool:
-        return any(csrf.CSRF_COOKIE in _cookies(value.decode("latin-1")) for name, value in self._scope["headers"] if name == b"cookie")
+    def _csrf_headers(self, *, https: bool) -> list[tuple[bytes, bytes]]:
+        """Sentri hands its token out with any reply, whatever was asked; to a front end on another site, that cannot read our cookies, also
+        in a header. Source: webtest.md §2.4."""
+        cookies = [_cookies(value.decode("latin-1")) for name, value in self._scope["headers"] if name == b"cookie"]
+        token = next((found[csrf.CSRF_COOKIE] for found in cookies if found.get(csrf.CSRF_COOKIE)), None)
+        fresh = token is None
+        token = token or csrf.new_token()
+        cross_site = self._exchange.serves_other_site
+        headers = []
+        if fresh:
+            headers.append((b"set-cookie", csrf.new_cookie(token, csrf.cookie_suffix(https=https, cross_site=cross_site)).encode()))
+        if cross_site and token.isascii() and token.isprintable():
+            headers.append((b"x-csrf-token", token.encode()))
+        return headers
 
     def finish(self) -> None:
         took_s = time.perf_counter() - self._began

@@ -22,5 +22,11 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     sign_in_path: str = "/sign-in"
 
     @property
+    def has_foreign_front_end(self) -> bool:
+        """Whether a listed origin is another than our own, so that cookies must travel across sites. Source: webtest.md §2.3."""
+        own = (self.public_url or "").rstrip("/").lower()
+        return any(origin.rstrip("/").lower() != own for origin in self.cors_origins if origin != "*")
+
+    @property
     def is_https(self) -> bool:
         return self.public_url is not None and self.public_url.startswith("https://")
