@@ -63,6 +63,7 @@ from probity.kernel.telemetry import Metrics
 from probity.kernel.uploads import CollectBlobs, Uploads
 from probity.kernel.wakeups import BothTransports, PostgresTransport, RedisTransport, Wakeups
 from probity.projects.service import ProjectService
+from probity.runs import hot as run_hot
 from probity.runs import routes as run_routes
 from probity.runs import tasks as run_tasks
 from probity.runs.artifacts.service import ArtifactService
@@ -348,7 +349,11 @@ def _authenticators(services: Services) -> list[Authenticator]:
 
 def _hot_routes(services: Services) -> list[HotRoute]:
     """Routes answered in front of the router."""
-    return [*fleet_hot.routes(services.fleet), *dispatch_hot.routes(services.dispatch)]
+    return [
+        *fleet_hot.routes(services.fleet),
+        *dispatch_hot.routes(services.dispatch),
+        *run_hot.routes(services.runs, services.ingest, services.fleet, services.keys),
+    ]
 
 
 def _task_runner(services: Services, clock: Clock) -> TaskRunner:

@@ -13,11 +13,12 @@ from litestar.response import Stream
 from probity.kernel.http.auth import Authenticators
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
+from probity.kernel.http.tiers import TIERS
 from probity.kernel.principal import Principal
 from probity.runs.artifacts import routes as artifact_routes
 from probity.runs.errors import WrongField
 from probity.runs.imports import routes as import_routes
-from probity.runs.ingest.schemas import EventBatch
+from probity.runs.ingest.schemas import EVENTS_BODY_LIMIT, EventBatch
 from probity.runs.ingest.service import IngestService
 from probity.runs.live import sse
 from probity.runs.live.service import LiveService
@@ -26,11 +27,9 @@ from probity.runs.schemas import FinishIn, NewRunIn, RunOut
 from probity.runs.service import Page, RunService, parse_cursor, parse_ref
 from probity.runs.store import ResultFilter, RunFilter
 
-# A batch of 1,000 results with long tracebacks fits.
-EVENTS_BODY_LIMIT: Final = 16 * 1024 * 1024
-
 # One path, several methods: a path lies in one group, so the contract's handlers name their dialect themselves.
-_SENTRI: Final = (Dialect.SENTRI,)
+# Its general budget counts under its pin only: at the root these are also our own pages' and reporters' routes.
+_SENTRI: Final[dict[str, Any]] = {"dialects": (Dialect.SENTRI,), "tiered": False, "pinned_limits": {Dialect.SENTRI: TIERS[Dialect.SENTRI]}}
 
 Limit = Annotated[int, QueryParameter(ge=1, le=200, description="rows of the page")]
 Text = Annotated[str | None, QueryParameter(min_length=1, max_length=200)]
@@ -109,7 +108,7 @@ async def finish_run(
     return RunOut.of(await runs.finish(principal, parse_ref(run), exit_code=data.exit_code, reason_code=data.reason_code))
 
 
-@get("/{run:str}", dialects=_SENTRI, permission="runs:read", summary="One run; with its last results and log lines unless `brief` is set")
+@get("/{run:str}", **_SENTRI, permission="runs:read", summary="One run; with its last results and log lines unless `brief` is set")
 async def get_run(
     run: FromPath[str],
     principal: NamedDependency[Principal],
@@ -123,7 +122,7 @@ async def get_run(
     return await live.full_run(principal, ref)
 
 
-@post("/{run:str}/abort", status_code=200, dialects=_SENTRI, permission="runs:abort", summary="Abort a run that waits or runs")
+@post("/{run:str}/abort", status_code=200, **_SENTRI, permission="runs:abort", summary="Abort a run that waits or runs")
 async def abort_run(run: FromPath[str], principal: NamedDependency[Principal], runs: NamedDependency[RunService]) -> dict[str, bool]:
     await runs.abort(principal, parse_ref(run))
     return {"ok": True}
@@ -131,7 +130,7 @@ async def abort_run(run: FromPath[str], principal: NamedDependency[Principal], r
 
 @get(
     "/{run:str}/events",
-    dialects=_SENTRI,
+    **_SENTRI,
     permission="runs:read",
     media_type="text/event-stream",
     summary="The live stream of a run (server-sent events)",

@@ -8,6 +8,8 @@ import msgspec
 from probity.runs.models import Outcome
 
 MAX_EVENTS: Final = 1000
+# A batch of 1,000 results with long tracebacks fits.
+EVENTS_BODY_LIMIT: Final = 16 * 1024 * 1024
 
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
