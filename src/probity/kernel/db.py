@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
-from probity.kernel.errors import Unavailable
+from probity.kernel.errors import Invalid, ProbityError, Unavailable
 from probity.kernel.principal import OrgId, Principal
 from probity.kernel.secret import Secret
 
@@ -43,6 +43,8 @@ _LOST: Final = (
 )
 _FULL: Final = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError, asyncpg.InsufficientResourcesError)
 
+_UNHOLDABLE: Final = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError, asyncpg.NumericValueOutOfRangeError)
+
 
 class DatabaseAway(Unavailable):
     code = "database_away"
@@ -50,6 +52,12 @@ class DatabaseAway(Unavailable):
 
 class StorageFull(Unavailable):
     code = "storage_full"
+
+
+class Unholdable(Invalid):
+    """PostgreSQL's text holds every character but NUL, and its numbers end somewhere; both arrive in well-formed JSON."""
+
+    code = "unholdable"
 
 
 class OverPrivilegedRole(Exception):
@@ -228,8 +236,10 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
     return _TOKEN.sub(number, sql), tuple(names)
 
 
-def translate_error(error: BaseException) -> Unavailable | None:
-    """Return the domain error for a database that is away or full, or None for anything else."""
+def translate_error(error: BaseException) -> ProbityError | None:
+    """Return the domain error for a database that is away or full, or that cannot hold what a caller sent; None for anything else."""
+    if isinstance(error, _UNHOLDABLE) or (isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, OverflowError)):
+        return Unholdable("the text has a character, or a number a size, that cannot be stored (NUL, for one)")
     if isinstance(error, _FULL):
         return StorageFull("the server's storage is full; nothing was written. Free space and try again")
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate == "25006":
