@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from probity.runs.browse.models import CaseAttempt, CaseSummary, RunDetail, RunSummary, Suite
-from probity.runs.models import Run, RunState
-from probity.web.runs.views import Attempt, Case, Group, RunRow, Totals
+from probity.runs.models import Artifact, Run, RunState
+from probity.web.runs.views import ArtifactRow, Attempt, Case, Group, RunRow, Totals
 
 # What a reason code means to whoever reads the run, and what to do about it.
 _REASONS: Final = {
@@ -17,11 +17,21 @@ _REASONS: Final = {
     "lease_lost": "The agent lost its hold on this run, so the run was closed. If it comes back with the rest, the run is completed.",
     "attempts_exhausted": "No agent finished this run in the attempts it had. Look at the agents' own logs.",
     "no_finish": "The job ended, but the agent never reported how the command ended.",
-    "output_limit": "The command wrote more than its output limit; the rest of the log was dropped.",
-    "could_not_start": "The command could not be started on the agent. Check that the program exists there and may be run.",
+    "output_limit": "The command did not stop writing and was ended at its output limit. The log until there is kept.",
     "spawn_failed": "The command could not be started on the agent. Check that the program exists there and may be run.",
-    "agent_shutdown": "The agent was stopped while the command ran.",
+    "nonzero_exit": "The command ended with an error of its own. Its log says why.",
+    "killed": "The command was killed on the agent's machine, perhaps because memory ran out there.",
+    "invalid_cwd": "The working directory does not exist on the agent, or may not be used there.",
+    "agent_error": "The agent itself failed while it ran the command. Its own log says how.",
+    "disk_full": "The agent's disk is full. Make room there and run it again.",
+    "agent_stopped": "The agent was stopped while the command ran. Run it again.",
+    "agent_restarted": "The agent was restarted while the command ran. Run it again.",
+    "unsupported_job": "The agent does not know this kind of job. Update the agent.",
+    "invalid_payload": "The agent could not read the job. Update the agent.",
 }
+
+# Up to so many cases fit on a screen or two.
+_ALL_OPEN: Final = 40
 
 
 def reason_text(reason_code: str | None) -> str:
@@ -78,8 +88,13 @@ def case_of(case: CaseSummary) -> Case:
     )
 
 
-def groups_of(suites: Sequence[Suite], cases: Sequence[CaseSummary] | None) -> list[Group]:
-    """Return a group for each suite, with its rows where they came along."""
+def groups_of(suites: Sequence[Suite], cases: Sequence[CaseSummary] | None, *, is_live: bool) -> list[Group]:
+    """Return a group for each suite, with its rows where they came along.
+
+    Open are the groups that someone should look at: where something failed or was retried, and, while the run lasts, the last one, which
+    grows. In a small run all are.
+    """
+    total = sum(suite.total for suite in suites)
     rows: dict[str, list[Case]] = {}
     for case in cases or ():
         rows.setdefault(case.suite, []).append(case_of(case))
@@ -92,6 +107,13 @@ def groups_of(suites: Sequence[Suite], cases: Sequence[CaseSummary] | None) -> l
             skipped=suite.skipped,
             duration_ms=suite.duration_ms,
             cases=None if cases is None else rows.get(suite.suite, []),
+            is_open=cases is not None
+            and (
+                total <= _ALL_OPEN
+                or (is_live and suite is suites[-1])
+                or bool(suite.bad)
+                or any(case.flaky for case in rows.get(suite.suite, ()))
+            ),
         )
         for suite in suites
     ]
@@ -118,3 +140,13 @@ def waiting_for(run: Run) -> str:
     if run.state is RunState.QUEUED:
         return "Waiting for an agent to take this run. It starts as soon as one that fits is online."
     return "Running. Results appear here as they come in."
+
+
+def artifact_of(run_id: str, artifact: Artifact) -> ArtifactRow:
+    return ArtifactRow(
+        name=artifact.name,
+        href=f"/api/v1/runs/{run_id}/artifacts/{artifact.id}",
+        content_type=artifact.content_type,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+    )

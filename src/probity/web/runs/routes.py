@@ -15,6 +15,7 @@ from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.ids import parse_id
 from probity.kernel.principal import Principal
+from probity.runs.artifacts.service import ArtifactService
 from probity.runs.browse.models import ProjectChoice, RunQuery
 from probity.runs.browse.models import RunPage as FoundRuns
 from probity.runs.browse.service import RunBrowser
@@ -74,6 +75,7 @@ async def run(
     principal: NamedDependency[Principal],
     pages: NamedDependency[Pages],
     run_browser: NamedDependency[RunBrowser],
+    artifacts: NamedDependency[ArtifactService],
     tab: FromQuery[str] = "results",
 ) -> Response[str]:
     """Show one run; it fills live while the run lasts."""
@@ -85,8 +87,8 @@ async def run(
         last_seq=found.detail.run.last_seq,
         failures=[present.case_of(case) for case in found.failures],
         failure_count=found.detail.run.failed + found.detail.run.errors,
-        groups=present.groups_of(found.suites, found.cases),
-        artifacts=[],
+        groups=present.groups_of(found.suites, found.cases, is_live=head.is_live),
+        artifacts=[present.artifact_of(head.id, artifact) for artifact in await artifacts.list_artifacts(principal, found.detail.run.id)],
         may_abort=principal.has("runs:abort"),
         events_href=f"/api/v1/runs/{head.id}/events",
         log_href=f"/api/v1/runs/{head.id}/log",

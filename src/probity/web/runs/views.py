@@ -139,6 +139,7 @@ class Group(msgspec.Struct, frozen=True):
     skipped: int
     duration_ms: float | None
     cases: Sequence[Case] | None
+    is_open: bool
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -165,7 +166,7 @@ class ArtifactRow(msgspec.Struct, frozen=True):
 
 BLANK_CASE: Final = Case(key="", name="", suite="", outcome="failed", duration_ms=0, attempts=2, flaky=True, message="-")
 BLANK_LINE: Final = Case(key="", name="", suite="", outcome="passed", duration_ms=0, attempts=1, flaky=False, message="")
-BLANK_GROUP: Final = Group(suite="", total=0, passed=0, bad=0, skipped=0, duration_ms=0, cases=())
+BLANK_GROUP: Final = Group(suite="", total=0, passed=0, bad=0, skipped=0, duration_ms=0, cases=(), is_open=True)
 
 
 class RunPage(msgspec.Struct, frozen=True):

@@ -123,6 +123,14 @@
       return low;
     }
     draw() {
+      if (!this.lines.length) {
+        if (!this.ready) return;
+        const none = document.createElement("p");
+        none.className = "none";
+        none.textContent = this.box.dataset.empty;
+        this.window.replaceChildren(none);
+        return;
+      }
       const from = Math.max(0, this.at(this.box.scrollTop) - AROUND);
       const to = Math.min(this.lines.length, this.at(this.box.scrollTop + this.box.clientHeight) + AROUND);
       const rows = [];

@@ -41,6 +41,7 @@
     const late = early;
     early = null;
     late.forEach(line);
+    log.ready = true;
     log.layout();
     const mark = /^#L(\d+)$/.exec(location.hash);
     if (mark) { show("log"); log.go(mark[1] - 1); }
@@ -159,7 +160,7 @@
     failure(one);
     const list = $(".cases", group), old = find(list, one.case);
     if (old) { if (!$("details[open]", old)) old.replaceWith(row(one)); }
-    else if (group.open && !list.dataset.load && drawn < ROWS) {
+    else if (!list.dataset.load && drawn < ROWS) {
       drawn++;
       const put = () => { const item = row(one); item.classList.add("fresh"); list.append(item); };
       if (group === groups.lastElementChild) put(); else place(put);
