@@ -111,3 +111,14 @@ async def test_keys_open_the_root_and_their_own_contract_only(web: httpx.AsyncCl
     assert (await web.get("/api/v1/nothing", headers=bearer(key))).status_code == 404
     assert (await web.get("/compat/bridge/api/v1/nothing", headers=bearer(key))).status_code == 401
     assert (await web.get("/compat/sentri/api/v1/nothing", headers=bearer(key))).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["a\\u0000b", "\\ud800", "\\udfff\\ud800", "  ", "\\u202e"])
+async def test_no_text_breaks_the_server(web: httpx.AsyncClient, ada: Person, name: str) -> None:
+    headers = await headers_of(web, ada) | {"content-type": "application/json"}
+
+    made = await web.post(KEYS, content=f'{{"name":"{name}","scope":"read"}}', headers=headers)
+    signed_in = await web.post("/api/v1/auth/login", content=f'{{"email":"{name}@x.test","password":"{name}"}}', headers=headers)
+
+    assert made.status_code in (201, 400)
+    assert signed_in.status_code in (400, 401)
