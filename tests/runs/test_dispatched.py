@@ -169,7 +169,15 @@ async def test_the_short_way_answers_like_the_normal_route(app: Litestar, http: 
     agent, other = await an_agent(http, me, "one"), await an_agent(http, me, "two")
     wrong = agent.headers | {"X-Agent-Secret": "wrong"}
     statuses = set()
-    callers = (agent.headers, other.headers, wrong, {"X-Agent-ID": "odd", "X-Agent-Secret": "x"}, {}, {"authorization": "Bearer pa_x"}, me)
+    callers: tuple[dict[str, str], ...] = (
+        agent.headers,
+        other.headers,
+        wrong,
+        {"X-Agent-ID": "odd", "X-Agent-Secret": "x"},
+        {},
+        {"authorization": "Bearer pa_x"},
+        me,
+    )
     # Every caller and every name with one good body; every body by one good caller.
     requests = [
         (BODIES[0], caller, name, "application/json") for caller in callers for name in ("{run}", "RUN-{number}", "odd", str(new_id()))
