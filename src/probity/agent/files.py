@@ -80,7 +80,8 @@ def junit_results(file: Found, *, claim: str, known: Collection[str], masker: Ma
     try:
         with file.path.open("rb") as stream:
             for case in iter_cases(stream):
-                if case.case_key not in known:
+                # With reruns, pytest writes a case once per attempt, the failed ones as passed; the live results know better.
+                if case.base_key not in known:
                     yield result_item(_event(claim, file.name, case), masker)
     except JUnitError as error:
         yield f"{file.name}: {error}"

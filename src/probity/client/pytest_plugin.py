@@ -138,6 +138,7 @@ class LiveResults:
         self._numbers = itertools.count(1)
         self._pending: dict[tuple[str, Any, Any], Pending] = {}
         self._attempts: dict[str, int] = {}
+        self._rerunning: dict[tuple[str, Any, Any], bool] = {}
         self._broken = False
         self._note: str | None = None
 
@@ -198,11 +199,14 @@ class LiveResults:
 
     def _report(self, report: Any) -> None:
         key = (report.nodeid, getattr(report, "worker_id", None), getattr(report, "item_index", None))
+        if self._rerunning.pop(key, False) and report.when == "teardown":
+            return  # clearing up after an attempt that is reported already
         if report.outcome == "rerun":
             pending = self._pending.pop(key, None) or Pending()
             pending.add(report, "failed" if report.when == "call" else "error")
             self._emit(report, pending)
             self._attempts[report.nodeid] = self._attempts.get(report.nodeid, 1) + 1
+            self._rerunning[key] = True
             return
         outcome = _outcome(report)
         pending = self._pending.setdefault(key, Pending())

@@ -62,6 +62,11 @@ class JUnitCase:
     suite: str | None
     attempt: int = 1
 
+    @property
+    def base_key(self) -> str:
+        """The key without the number of a repetition."""
+        return f"{self.classname}::{self.name}"
+
 
 class ByteStream(Protocol):
     def read(self, size: int, /) -> bytes: ...
