@@ -69,6 +69,12 @@ class Deployment:
 
     def kill_postgres(self) -> None:
         os.kill(self._cluster.pid, signal.SIGKILL)
+        self.restart_postgres()
+
+    def postgres_runs(self) -> bool:
+        return self._cluster.is_running()
+
+    def restart_postgres(self) -> None:
         self._postgres.close()
         self._postgres = contextlib.ExitStack()
         self.start_postgres()
@@ -136,12 +142,15 @@ class Deployment:
         """A look at everything, past row-level security; for the questions at the end."""
         return await asyncpg.connect(self.dsns.system.reveal())
 
+    def sign_in(self) -> str:
+        """Return a token of the first administrator."""
+        answer = httpx.post(f"{self.base_url}/api/v1/auth/login", json={"email": EMAIL, "password": PASSWORD}, timeout=20)
+        return str(_ok(answer)["token"])
+
     def _make_key(self) -> str:
-        with httpx.Client(base_url=self.base_url, timeout=20) as client:
-            token = _ok(client.post("/api/v1/auth/login", json={"email": EMAIL, "password": PASSWORD}))["token"]
-            client.cookies.clear()  # a cookie would ask for an Origin
-            headers = {"Authorization": f"Bearer {token}"}
-            made = _ok(client.post("/api/api-keys", headers=headers, json={"name": "faults", "scope": "read-write"}))
+        headers = {"Authorization": f"Bearer {self.sign_in()}"}
+        body = {"name": "faults", "scope": "read-write"}
+        made = _ok(httpx.post(f"{self.base_url}/api/api-keys", headers=headers, json=body, timeout=20))
         return str(made["data"]["key"])
 
 

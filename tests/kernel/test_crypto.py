@@ -1,14 +1,12 @@
 """Envelope encryption, rotation, keyed hashes, signatures, key files."""
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probity.kernel.crypto import KeyRing, SealBroken, Signature, WeakKey, decode_key, new_key, verify_signature
-from probity.kernel.keyfile import KeyFileExposed, ensure_key_file, read_key_file
+from probity.kernel.crypto import KeyRing, SealBroken, Signature, WeakKey, decode_key, verify_signature
 from probity.kernel.secret import Secret
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
@@ -107,33 +105,3 @@ def test_development_may_use_a_constant_key() -> None:
 def test_a_key_that_is_not_base64_of_32_bytes_is_refused(text: str) -> None:
     with pytest.raises(WeakKey):
         decode_key(Secret(text))
-
-
-def test_a_key_file_is_made_once_and_only_for_its_owner(tmp_path: Path) -> None:
-    path = tmp_path / "master.key"
-
-    first = ensure_key_file(path, new_key())
-    second = ensure_key_file(path, new_key())
-
-    assert first == second == read_key_file(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [entry.name for entry in tmp_path.iterdir()] == ["master.key"]
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / "master.key"
-    ensure_key_file(path, new_key())
-    path.chmod(mode)
-
-    with pytest.raises(KeyFileExposed):
-        read_key_file(path)
-
-
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    real = tmp_path / "real"
-    ensure_key_file(real, new_key())
-    (tmp_path / "link").symlink_to(real)
-
-    with pytest.raises(OSError):
-        read_key_file(tmp_path / "link")

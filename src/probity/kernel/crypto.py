@@ -189,11 +189,6 @@ def decode_key(text: Secret) -> bytes:
     return key
 
 
-def new_key() -> Secret:
-    """Return a fresh master key as base64."""
-    return Secret(base64.b64encode(os.urandom(KEY_BYTES)).decode())
-
-
 def _key_id(master: bytes) -> bytes:
     return _derive(master, b"probity/key-id/v1")[:_KEY_ID_BYTES]
 
