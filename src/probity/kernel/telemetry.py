@@ -95,7 +95,7 @@ def configure_logging(*, level: str = "info", json: bool = True, stream: Any = N
         processors=[*shared[:-1], structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=shared))
@@ -109,6 +109,9 @@ def configure_logging(*, level: str = "info", json: bool = True, stream: Any = N
     # The gate writes its own access line, with the request id and without query strings.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, root.level))
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Metrics:
@@ -134,6 +137,16 @@ class Metrics:
             "probity_limiter_failures_total", "Rate limit checks that were let through because Redis did not answer", registry=self.registry
         )
         self.open_streams = Gauge("probity_open_streams", "Live streams (SSE) that are open now", registry=self.registry)
+
+        self._observers: dict[tuple[str, str, int], Callable[[float], None]] = {}
+
+    def observe_request(self, method: str, route: str, status: int, took_s: float) -> None:
+        """Count one answered request. Methods that no route has are counted as one: callers make them up."""
+        key = (method if method in _METHODS else "OTHER", route, status)
+        observe = self._observers.get(key)
+        if observe is None:
+            observe = self._observers[key] = self.requests.labels(key[0], route, str(status)).observe
+        observe(took_s)
 
     def counter(self, name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
         """Return a new counter `probity_<name>` for a domain."""

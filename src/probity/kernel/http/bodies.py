@@ -76,6 +76,8 @@ def guarded(receive: Receive, *, limit_bytes: int, timeout_s: float, streamed: b
                 message = await receive()
         except TimeoutError as error:
             raise SlowBody from error
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the caller hung up")
         if message["type"] == "http.request":
             size += len(message.get("body", b""))
             if size > limit_bytes:

@@ -35,6 +35,7 @@ from probity.kernel.telemetry import Metrics
 log = structlog.get_logger("probity.http")
 _COMPAT: Final = "/compat/"
 _MAX_REQUEST_ID: Final = 128
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/health", "/static/{name}"})
 
 # Draws the page for a failed request; its theme and its reader are in the scope.
 ErrorPages = Callable[[Scope, Case], WireReply]
@@ -128,7 +129,7 @@ class Gate:
             scheme=peer.scheme,
             host=peer.host,
             pin=pin,
-            dialect=pin or dialect_of_path(path),
+            dialect=pin or Dialect.OWN,
         )
         exchange.pinned_by_path = pinned_by_path
         exchange.serves_other_site = pin is Dialect.SENTRI and self._settings.has_foreign_front_end
@@ -149,9 +150,11 @@ class Gate:
             if body is None:
                 return
             receive = bodies.replay(body, receive)
-        if (preflight := cors.preflight(scope, exchange, self._settings)) is not None:
-            await reply.send(preflight)
-            return
+        if method == "OPTIONS":
+            exchange.dialect = exchange.pin or dialect_of_path(scope["path"])
+            if (preflight := cors.preflight(scope, exchange, self._settings)) is not None:
+                await reply.send(preflight)
+                return
         await self._answer_routed(scope, receive, reply, exchange)
 
     async def _answer_hot(
@@ -160,6 +163,7 @@ class Gate:
         """Answer on the short way; return the body when the handler passes the request on to the normal route."""
         exchange.dialect = exchange.pin or route.dialects[0]
         reply.template = route.path
+        reply.quiet = True
         bodies.check_declared_length(scope["headers"], route.body_limit)
         body = await bodies.read_all(receive, route.body_limit, self._settings.body_timeout_s)
 
@@ -194,6 +198,10 @@ class Gate:
         tiers = self._tiers.get(exchange.dialect, ()) if rule.tiered else ()
         await self._count(exchange, scope["method"], (*tiers, *rule.limits_under(exchange.pin)))
         check_access(rule, exchange.principal)
+        if scope["method"] in csrf.SAFE_METHODS:
+            # Nothing to read; streams ask here whether their reader is still there.
+            await self._inner(scope, receive, reply)
+            return
         limited = bodies.guarded(
             receive,
             limit_bytes=rule.body_limit,
@@ -324,6 +332,7 @@ class _Reply:
         self._began = time.perf_counter()
         self._method: str = scope["method"]
         self.template = "unknown"
+        self.quiet = False
         self.head_only = False
         self.started = False
         self.abandoned = False
@@ -384,9 +393,11 @@ class _Reply:
     def finish(self) -> None:
         took_s = time.perf_counter() - self._began
         status = 499 if self.abandoned else self.status
-        self._metrics.requests.labels(self._method, self.template, str(status)).observe(took_s)
+        self._metrics.observe_request(self._method, self.template, status, took_s)
         exchange = self._exchange
-        log.debug(
+        # What agents and probes ask all day would drown the rest.
+        write = log.debug if self.quiet or self.template in _PROBES else log.info
+        write(
             "http.request",
             method=self._method,
             path=self._scope["path"],

@@ -58,11 +58,19 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(16)
 
 
-def security_headers(dialect: Dialect, *, https: bool, nonce: str | None) -> list[tuple[bytes, bytes]]:
+def security_headers(dialect: Dialect, *, https: bool, nonce: str | None) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that every reply of a dialect carries, errors included. A handler's own header of the same name wins."""
-    policy = _CSP[dialect]
-    if nonce is not None:
-        policy = policy.replace("{nonce}", nonce)
-    if https and dialect in (Dialect.SENTRI, Dialect.ACHILLES, Dialect.PAGES):
-        policy += "; upgrade-insecure-requests"
-    return [*_FIXED[dialect, https], (b"content-security-policy", policy.encode())]
+    if nonce is None:
+        return _WITHOUT_NONCE[dialect, https]
+    return (*_FIXED[dialect, https], (b"content-security-policy", _policy(dialect, https).replace("{nonce}", nonce).encode()))
+
+
+def _policy(dialect: Dialect, https: bool) -> str:
+    upgrades = https and dialect in (Dialect.SENTRI, Dialect.ACHILLES, Dialect.PAGES)
+    return _CSP[dialect] + ("; upgrade-insecure-requests" if upgrades else "")
+
+
+_WITHOUT_NONCE: Final = {
+    (dialect, https): (*headers, (b"content-security-policy", _policy(dialect, https).encode()))
+    for (dialect, https), headers in _FIXED.items()
+}
