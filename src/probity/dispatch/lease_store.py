@@ -35,7 +35,6 @@ class EndResult(msgspec.Struct, frozen=True):
     ended: bool = False
     state: JobState | None = None
     is_holder: bool = False
-    shared: bool = False
 
 
 class RenewResult(msgspec.Struct, frozen=True):
@@ -115,47 +114,50 @@ select 1::bigint as slot, me.org_id, claimed.id, claimed.kind, claimed.payload, 
 
 # Many claimers. Agents of one organization with the same tags and capabilities form a class and are interchangeable for jobs that name
 # no agent: each class takes as many rows as it has claimers and deals them out by rank. A row that two classes found goes to one of
-# them; the other's claimer is left without and asks again.
+# them; the other's claimer is left without and asks again. Slots travel as arrays and steps are materialized: the planner expects one
+# row of each, and a join by rank would be repeated for every claimer.
 _CLAIM_MANY: Final[LiteralString] = """
 with claimers as materialized (
-    select c.slot, a.id, a.org_id, a.tags, a.capabilities,
-           dense_rank() over (order by a.org_id, a.tags, a.capabilities) as class,
-           row_number() over (partition by a.id order by c.slot) as nth
+    select c.slot, a.id, a.org_id, a.tags, a.capabilities
       from unnest(:agent_ids::uuid[], :hashes::bytea[]) with ordinality as c (agent_id, secret_hash, slot)
       join agents a on a.id = c.agent_id and a.secret_hash = c.secret_hash and a.status <> 'revoked'
-), pinned as (
-    select claimers.slot, found.id
-      from (select id, org_id, tags, capabilities, count(*) as n from claimers group by id, org_id, tags, capabilities) as g
+), pinned as materialized (
+    select one.slots[ready.nth] as slot, one.id as agent_id, one.org_id, ready.id
+      from (select id, org_id, tags, capabilities, array_agg(slot order by slot) as slots
+              from claimers
+             group by id, org_id, tags, capabilities) as one
      cross join lateral (
-        select ready.id, row_number() over (order by ready.priority desc, ready.run_at, ready.id) as nth
+        select found.id, row_number() over (order by found.priority desc, found.run_at, found.id) as nth
           from (
             select j.id, j.priority, j.run_at
               from jobs j
              where j.lane = 'agent'
                and j.state = 'queued'
-               and j.org_id = g.org_id
-               and j.agent_id = g.id
+               and j.org_id = one.org_id
+               and j.agent_id = one.id
                and j.agent_id is not null
                and j.run_at <= :now
-               and j.tags <@ g.tags
-               and (case when j.capability is null then not g.capabilities && :own_kinds::text[] else j.capability = any(g.capabilities) end)
+               and j.tags <@ one.tags
+               and (case when j.capability is null then not one.capabilities && :own_kinds::text[]
+                         else j.capability = any(one.capabilities) end)
              order by j.priority desc, j.run_at, j.id
-             limit g.n
+             limit cardinality(one.slots)
                for update skip locked
-          ) ready
-     ) found
-      join claimers on claimers.id = g.id and claimers.nth = found.nth
-), rest as materialized (
-    select slot, class, org_id, tags, capabilities, row_number() over (partition by class order by slot) as nth
+          ) found
+     ) ready
+), classes as materialized (
+    select row_number() over () as class, org_id, tags, capabilities,
+           array_agg(slot order by slot) as slots, array_agg(id order by slot) as agents
       from claimers
      where slot not in (select slot from pinned)
-), found as (
-    select k.class, ready.id, ready.priority, ready.run_at
-      from (select class, org_id, tags, capabilities, count(*) as n from rest group by class, org_id, tags, capabilities) as k
+     group by org_id, tags, capabilities
+), found as materialized (
+    select classes.class, ready.id, ready.priority, ready.run_at
+      from classes
      cross join lateral (
-        select '' as need where not k.capabilities && :own_kinds::text[]
+        select '' as need where not classes.capabilities && :own_kinds::text[]
          union
-        select unnest(k.capabilities)
+        select unnest(classes.capabilities)
      ) needs
      cross join lateral (
         select j.id, j.priority, j.run_at
@@ -163,26 +165,31 @@ with claimers as materialized (
          where j.lane = 'agent'
            and j.state = 'queued'
            and j.agent_id is null
-           and j.org_id = k.org_id
+           and j.org_id = classes.org_id
            and coalesce(j.capability, '') = needs.need
            and j.run_at <= :now
-           and j.tags <@ k.tags
+           and j.tags <@ classes.tags
          order by j.priority desc, j.run_at, j.id
-         limit k.n
+         limit cardinality(classes.slots)
            for update skip locked
      ) ready
-), dealt as (
-    select rest.slot, ranked.id
-      from (select once.class, once.id, row_number() over (partition by once.class order by once.priority desc, once.run_at, once.id) as nth
-              from (select distinct on (id) class, id, priority, run_at from found order by id, class) as once) as ranked
-      join rest on rest.class = ranked.class and rest.nth = ranked.nth
+), ranked as materialized (
+    select class, id, row_number() over (partition by class order by priority desc, run_at, id) as nth
+      from (select distinct on (id) class, id, priority, run_at from found order by id, class) as once
+), chosen as materialized (
+    select slot, agent_id, org_id, id
+      from pinned
+     union all
+    select classes.slots[ranked.nth], classes.agents[ranked.nth], classes.org_id, ranked.id
+      from ranked
+      join classes on classes.class = ranked.class
+     where ranked.nth <= cardinality(classes.slots)
 ), claimed as (
     update jobs
-       set state = 'claimed', claimed_by = claimers.id, claimed_at = :now, claim_expires_at = :until, attempt = attempt + 1,
+       set state = 'claimed', claimed_by = chosen.agent_id, claimed_at = :now, claim_expires_at = :until, attempt = attempt + 1,
            updated_at = :now
-      from (select slot, id from pinned union all select slot, id from dealt) as chosen
-      join claimers on claimers.slot = chosen.slot
-     where jobs.org_id = claimers.org_id
+      from chosen
+     where jobs.org_id = chosen.org_id
        and jobs.id = chosen.id
     returning chosen.slot, jobs.id, jobs.org_id, jobs.kind, jobs.payload::text as payload, jobs.correlation_id, jobs.claimed_by
 ), audited as (
@@ -190,33 +197,35 @@ with claimers as materialized (
     select org_id, 'agent:' || claimed_by, 'job.claim', 'job:' || id, correlation_id
       from claimed
 )
-select claimers.slot, claimers.org_id, claimed.id, claimed.kind, claimed.payload, claimed.correlation_id
+select slot, org_id, null::uuid as id, null::text as kind, null::text as payload, null::uuid as correlation_id
   from claimers
-  left join claimed on claimed.slot = claimers.slot
+ where slot not in (select slot from chosen)
+ union all
+select slot, org_id, id, kind, payload, correlation_id
+  from claimed
 """
 
 # The first word of a job's holder ends it. A holder whose lease ran out still counts while nobody else has the job (`queued`, unclaimed).
 _END: Final[LiteralString] = """
-with ends as materialized (
-    select e.slot, e.job_id, e.state, e.error, e.reason_code, e.result, a.id as agent_id, a.org_id
+with met as materialized (
+    select e.slot, a.id as agent_id, a.org_id, j.id as job_id, j.state as before, j.correlation_id,
+           coalesce(j.claimed_by = a.id, false) as is_holder,
+           row_number() over (partition by j.id, j.claimed_by = a.id order by e.slot) = 1 as is_first,
+           e.state, e.error, e.reason_code, e.result
       from unnest(:agent_ids::uuid[], :hashes::bytea[], :job_ids::uuid[], :states::text[], :errors::text[], :reasons::text[],
                   :results::jsonb[]) with ordinality as e (agent_id, secret_hash, job_id, state, error, reason_code, result, slot)
       join agents a on a.id = e.agent_id and a.secret_hash = e.secret_hash and a.status <> 'revoked'
-), met as materialized (
-    select e.slot, j.id as job_id, j.org_id, j.state, coalesce(j.claimed_by = e.agent_id, false) as is_holder, j.correlation_id,
-           e.agent_id, row_number() over (partition by j.id, j.claimed_by = e.agent_id order by e.slot) = 1 as is_first
-      from ends e
-      join jobs j on j.org_id = e.org_id and j.id = e.job_id and j.lane = 'agent'
+      left join jobs j on j.org_id = a.org_id and j.id = e.job_id and j.lane = 'agent'
 ), ended as (
     update jobs
-       set state = case when jobs.cancel_requested_at is not null and e.state = 'failed' then 'cancelled' else e.state end,
-           reason_code = case when jobs.cancel_requested_at is not null and e.state = 'failed' then 'cancelled' else e.reason_code end,
-           error = e.error, result = e.result, finished_at = :now, updated_at = :now
+       set state = case when jobs.cancel_requested_at is not null and met.state = 'failed' then 'cancelled' else met.state end,
+           reason_code = case when jobs.cancel_requested_at is not null and met.state = 'failed' then 'cancelled'
+                              else met.reason_code end,
+           error = met.error, result = met.result, finished_at = :now, updated_at = :now
       from met
-      join ends e on e.slot = met.slot
      where met.is_holder
        and met.is_first
-       and met.state in ('claimed', 'queued')
+       and met.before in ('claimed', 'queued')
        and jobs.org_id = met.org_id
        and jobs.id = met.job_id
        and jobs.state in ('claimed', 'queued')
@@ -228,9 +237,9 @@ with ends as materialized (
            correlation_id, jsonb_build_object('job_status', state)
       from ended
      union all
-    select met.org_id, 'agent:' || met.agent_id, 'job.complete.idempotent', 'job:' || met.job_id, 'success', met.correlation_id, '{}'
+    select org_id, 'agent:' || agent_id, 'job.complete.idempotent', 'job:' || job_id, 'success', correlation_id, '{}'
       from met
-     where met.state in ('succeeded', 'failed', 'cancelled')
+     where before in ('succeeded', 'failed', 'cancelled')
 ), published as (
     insert into jobs (id, org_id, lane, kind, correlation_id, max_attempts, payload)
     select probity_new_id(), org_id, 'server', :event, correlation_id, 10,
@@ -239,11 +248,12 @@ with ends as materialized (
       from ended
      where coalesce(run_id, request_id) is not null
 )
-select ends.slot, ended.slot is not null as ended, met.state, coalesce(met.is_holder, false) as is_holder,
-       coalesce(not met.is_first, false) as shared, coalesce(ended.run_id, ended.request_id) is not null as published
-  from ends
-  left join met on met.slot = ends.slot
-  left join ended on ended.slot = ends.slot
+select slot, false as ended, before, is_holder, false as published
+  from met
+ where slot not in (select slot from ended)
+ union all
+select slot, true, 'claimed', true, coalesce(run_id, request_id) is not null
+  from ended
 """
 
 _RENEW: Final[LiteralString] = """
@@ -320,8 +330,8 @@ async def end_jobs_all_tenants(
             tx.touch(TASKS)
     results = [EndResult(is_live=False)] * len(ends)
     for row in rows:
-        state = None if row["state"] is None else JobState(row["state"])
-        results[row["slot"] - 1] = EndResult(True, row["ended"], state, row["is_holder"], row["shared"])
+        state = None if row["before"] is None else JobState(row["before"])
+        results[row["slot"] - 1] = EndResult(True, row["ended"], state, row["is_holder"])
     return results
 
 

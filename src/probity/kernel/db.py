@@ -113,7 +113,9 @@ class Database:
         settings = {"application_name": "probity", "jit": "off", "statement_timeout": str(int(statement_timeout_s * 1000))}
         pools: list[asyncpg.Pool] = []
         try:
-            for role_dsn, size in ((dsn, pool_size), (system_dsn, system_pool_size)):
+            # The system role runs few statements often, over batches of many sizes: planning one takes longer than running it.
+            system_settings = settings | {"plan_cache_mode": "force_generic_plan"}
+            for role_dsn, size, server_settings in ((dsn, pool_size, settings), (system_dsn, system_pool_size, system_settings)):
                 pool = await asyncpg.create_pool(
                     role_dsn.reveal(),
                     min_size=1,
@@ -121,7 +123,7 @@ class Database:
                     timeout=connect_timeout_s,
                     connection_class=_PooledConnection,
                     init=_prepare_connection,
-                    server_settings=settings,
+                    server_settings=server_settings,
                     max_inactive_connection_lifetime=300.0,
                 )
                 pools.append(pool)
