@@ -1,9 +1,12 @@
 """Write docs/errors.md and docs/limits.md from the code: `PYTHONPATH=src python tools/http_reference.py`."""
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import probity
 from probity import main
 from probity.config import load
 from probity.kernel.errors import STATUS, ProbityError, status_of
@@ -20,6 +23,8 @@ _ENVIRON = {
     "PROBITY_MASTER_KEYS": "bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMzItYnl0ZXM=",
     "SB_JWT_SECRET": "signing-key-of-the-reference-at-least-32-bytes",
 }
+# Beside the server: what they raise never crosses the wire.
+_PROGRAMS = ("__main__", "agent", "cli", "client")
 _ALGORITHM = {
     Algorithm.FIXED_WINDOW: "fixed window; refused calls count",
     Algorithm.SLIDING_WINDOW: "sliding window; refused calls do not count",
@@ -36,6 +41,9 @@ _PER = {
 
 def errors() -> str:
     """Return the page of error codes."""
+    for module in pkgutil.walk_packages(probity.__path__, "probity."):
+        if module.name.split(".")[1] not in _PROGRAMS:
+            importlib.import_module(module.name)
     rows = sorted((status_of(kind("")), kind.code, _about(kind)) for kind in STATUS)
     known = {code for _, code, _ in rows}
     specific = sorted({(_status(kind), kind.code, _about(kind)) for kind in _subclasses(ProbityError) if kind.code not in known})
@@ -68,7 +76,7 @@ def limits() -> str:
 def _subclasses(kind: type[ProbityError]) -> Iterator[type[ProbityError]]:
     """Return the kinds of the server; what the programs beside it raise never crosses the wire."""
     for child in kind.__subclasses__():
-        if child.__module__.startswith("probity.") and child.__module__.split(".")[1] not in ("agent", "cli", "client"):
+        if child.__module__.startswith("probity.") and child.__module__.split(".")[1] not in _PROGRAMS:
             yield child
             yield from _subclasses(child)
 
