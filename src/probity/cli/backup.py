@@ -40,7 +40,8 @@ MANIFEST: Final = "manifest.json"
 DUMP: Final = "database.dump"
 FILES: Final = "files"
 # Of the data directory only what is evidence; PostgreSQL's own files are in the dump, logs and agent state belong to the machine.
-EVIDENCE: Final = ("blobs", "audit-heads.ndjson")
+BLOBS: Final = "blobs"
+HEADS_FILE: Final = "audit-heads.ndjson"
 _CHUNK: Final = 1024 * 1024
 
 
@@ -62,14 +63,18 @@ def write_backup(target: Target, data: Path, destination: Path, *, with_secrets:
     digests: dict[str, str] = {}
     unfinished = destination.with_name(f".{destination.name}.unfinished")
     with _scratch(destination.parent) as scratch:
-        # The database first: a blob that arrives later is only surplus, a row without its blob would be a loss.
+        # The signed heads before the database: one that knew of later events would say that the restored trail was cut. The blobs after it:
+        # one that arrives later is only surplus, a row without its blob would be a loss.
+        heads = _copy_of(data / HEADS_FILE, scratch)
         dump = scratch / DUMP
         _run_postgres_program(target, "pg_dump", ["--format=custom", f"--file={dump}"], target.dsns.system)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w") as archive:
                 _add(archive, dump, DUMP, digests)
-                for path in _evidence(data):
+                if heads is not None:
+                    _add(archive, heads, f"{FILES}/{HEADS_FILE}", digests)
+                for path in _files_below(data / BLOBS):
                     _add(archive, path, f"{FILES}/{path.relative_to(data)}", digests)
                 if with_secrets and (data / SECRETS).exists():
                     _add(archive, data / SECRETS, SECRETS, digests)
@@ -185,10 +190,12 @@ def _scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _evidence(data: Path) -> Iterator[Path]:
-    for name in EVIDENCE:
-        path = data / name
-        yield from [path] if path.is_file() else _files_below(path)
+def _copy_of(path: Path, directory: Path) -> Path | None:
+    """Return a copy of a file as it is now, or None when there is none."""
+    try:
+        return Path(shutil.copy2(path, directory))
+    except FileNotFoundError:
+        return None
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
