@@ -32,6 +32,19 @@ class CaseState(msgspec.Struct, frozen=True):
     outcome: Outcome
     has_failed: bool
 
+    @classmethod
+    def of(cls, attempt: int, seq: int, outcome: Outcome) -> "CaseState":
+        """Return the state of a case after this attempt alone."""
+        return cls(attempt, seq, outcome, outcome in (Outcome.FAILED, Outcome.ERROR))
+
+
+def merged(before: CaseState | None, new: CaseState) -> CaseState:
+    """Return the state of a case after one more attempt, whatever the order in which attempts arrive."""
+    if before is None:
+        return new
+    last = new if (new.attempt, new.seq) >= (before.attempt, before.seq) else before
+    return CaseState(last.attempt, last.seq, last.outcome, before.has_failed or new.has_failed)
+
 
 class Tally:
     """Running totals of one run; feed it results in the order of the sequence.
@@ -48,7 +61,7 @@ class Tally:
 
     def add(self, case_key: str, *, attempt: int, seq: int, outcome: Outcome) -> None:
         before = self._cases.get(case_key)
-        after = _merged(before, CaseState(attempt, seq, outcome, outcome in (Outcome.FAILED, Outcome.ERROR)))
+        after = merged(before, CaseState.of(attempt, seq, outcome))
         if before is not None:
             self._count(before, -1)
         self._count(after, +1)
@@ -114,10 +127,3 @@ def error_hash(message: str | None) -> str | None:
     if message is None:
         return None
     return hashlib.md5(f"{message}::".encode(), usedforsecurity=False).hexdigest()
-
-
-def _merged(before: CaseState | None, new: CaseState) -> CaseState:
-    if before is None:
-        return new
-    last = new if (new.attempt, new.seq) >= (before.attempt, before.seq) else before
-    return CaseState(last.attempt, last.seq, last.outcome, before.has_failed or new.has_failed)

@@ -1,6 +1,6 @@
 """Taking events in: once each, in order, durable before the reply."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from probity.runs.ingest import store
 from probity.runs.ingest.journal import Journal
 from probity.runs.ingest.schemas import EventIn, ResultEvent
 from probity.runs.ingest.store import LockedRun
-from probity.runs.models import Ingested, RunId
+from probity.runs.models import Ingested, Run, RunId
 
 # Small batches of many writers share a transaction; a batch above this size is worth its own.
 _SHARED_MAX: Final = 50
@@ -64,16 +64,27 @@ class IngestService:
     async def _write(self, deliveries: Sequence[Delivery]) -> list[Ingested | ProbityError]:
         """Write several batches in one transaction. What is wrong with one batch is its own outcome, not the others'."""
         org_ids = tuple(dict.fromkeys(delivery.principal.org_id for delivery in deliveries))
-        async with self._db.transaction(system_principal(*org_ids)) as tx:
-            return await append(tx, deliveries)
+        known: dict[RunId, set[str]] = {}
+        while True:
+            try:
+                async with self._db.transaction(system_principal(*org_ids)) as tx:
+                    return await append(tx, deliveries, known)
+            except store.EventsKnown as error:
+                # Each round knows more of them, and there are no more than were sent.
+                for run_id, ids in error.known.items():
+                    known.setdefault(run_id, set()).update(ids)
 
 
-async def append(tx: Tx, deliveries: Sequence[Delivery]) -> list[Ingested | ProbityError]:
-    """Append batches to their runs in the caller's transaction."""
+async def append(tx: Tx, deliveries: Sequence[Delivery], known: Mapping[RunId, set[str]]) -> list[Ingested | ProbityError]:
+    """Append batches to their runs in the caller's transaction, except the events that are `known` to be there.
+
+    Raises:
+        EventsKnown: more of them are there; the transaction must be given up.
+    """
     locked = await store.lock_runs(tx, _distinct(deliveries))
     refused = [_refusal(delivery, locked.get(_key(delivery))) for delivery in deliveries]
     wanted = [(locked[_key(delivery)], delivery) for delivery, error in zip(deliveries, refused, strict=True) if error is None]
-    journals = await open_journals(tx, wanted)
+    journals = await _open_journals(tx, wanted, known)
     outcomes: list[Ingested | ProbityError] = []
     for delivery, error in zip(deliveries, refused, strict=True):
         if error is not None:
@@ -89,13 +100,17 @@ async def append(tx: Tx, deliveries: Sequence[Delivery]) -> list[Ingested | Prob
     return outcomes
 
 
-async def open_journals(tx: Tx, wanted: Sequence[tuple[LockedRun, Delivery]]) -> dict[RunId, Journal]:
-    """Read what is needed to append: which ids are known, and what earlier attempts of the cases came to."""
+async def _open_journals(tx: Tx, wanted: Sequence[tuple[LockedRun, Delivery]], known: Mapping[RunId, set[str]]) -> dict[RunId, Journal]:
+    """Return a journal per run that knows what earlier attempts of the delivered cases came to."""
     runs = {run.id: _with_agent(run, delivery.principal) for run, delivery in wanted}
-    known = await store.known_event_ids(tx, [(run, event.id) for run, delivery in wanted for event in delivery.events])
-    asked = [(run, rules.case_key(event.case)) for run, delivery in wanted for event in delivery.events if isinstance(event, ResultEvent)]
-    cases = await store.case_states(tx, list({(run.id, key): (run, key) for run, key in asked}.values())) if asked else {}
-    return {run_id: Journal(run, known=known.get(run_id), cases=cases.get(run_id)) for run_id, run in runs.items()}
+    asked: dict[RunId, tuple[Run, set[str]]] = {}
+    for run, delivery in wanted:
+        keys = {rules.case_key(event.case) for event in delivery.events if isinstance(event, ResultEvent)}
+        # A run without results has no earlier attempts.
+        if keys and run.total:
+            asked.setdefault(run.id, (run, set()))[1].update(keys)
+    cases = await store.case_states(tx, asked) if asked else {}
+    return {run_id: Journal(run, known=set(known.get(run_id, ())), cases=cases.get(run_id)) for run_id, run in runs.items()}
 
 
 async def _record_finish(tx: Tx, principal: Principal, journal: Journal) -> None:

@@ -1,21 +1,27 @@
 """Appending to runs: every statement takes several runs at once, so that concurrent writers can share a transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-
-import msgspec
 
 from probity.kernel.db import Tx, execute, fetch_all, fetch_rows, fetch_value
 from probity.kernel.principal import AgentId, OrgId
 from probity.runs.ingest.journal import Journal
-from probity.runs.models import RUN_CHANNEL, Run, RunId
-from probity.runs.rules import CaseState
+from probity.runs.models import RUN_CHANNEL, Outcome, Run, RunId
+from probity.runs.rules import CaseState, merged
 
 
 class LockedRun(Run, frozen=True, kw_only=True):
     """A run whose row is locked until the transaction ends, with the agents that hold or held its job."""
 
     holders: list[AgentId]
+
+
+class EventsKnown(Exception):
+    """Some of the events were there already: `known` names them per run. Repeats are rare, so nobody asks before."""
+
+    def __init__(self, known: dict[RunId, set[str]]) -> None:
+        super().__init__("events are known")
+        self.known = known
 
 
 async def lock_runs(tx: Tx, wanted: Sequence[tuple[OrgId, RunId]]) -> dict[tuple[OrgId, RunId], LockedRun]:
@@ -41,68 +47,39 @@ async def lock_runs(tx: Tx, wanted: Sequence[tuple[OrgId, RunId]]) -> dict[tuple
     return {(row.org_id, row.id): row for row in rows}
 
 
-async def known_event_ids(tx: Tx, asked: Sequence[tuple[Run, str]]) -> dict[RunId, set[str]]:
-    """Return which client event ids the runs have already."""
+async def case_states(tx: Tx, asked: Mapping[RunId, tuple[Run, set[str]]]) -> dict[RunId, dict[str, CaseState]]:
+    """Return what earlier attempts of these cases came to.
+
+    One statement over all of them rather than a look-up per case: whichever index a planner without statistics takes, it reads a run
+    once at most.
+    """
     rows = await fetch_rows(
         tx,
         """
-        select w.run_id, w.client_event_id
-          from unnest(:months::date[], :run_ids::uuid[], :event_ids::text[]) as w (run_month, run_id, client_event_id)
-         cross join lateral (
-            select
-              from run_events e
-             where e.run_month = w.run_month
-               and e.run_id = w.run_id
-               and e.client_event_id = w.client_event_id
-             limit 1) as known
+        select r.run_id, r.case_key, r.attempt, r.seq, r.outcome
+          from results r
+         where r.run_month = any(:months::date[])
+           and r.run_id = any(:run_ids::uuid[])
+           and r.case_key = any(:case_keys::text[])
         """,
-        months=[run.run_month for run, _ in asked],
-        run_ids=[run.id for run, _ in asked],
-        event_ids=[event_id for _, event_id in asked],
-    )
-    known: dict[RunId, set[str]] = {}
-    for row in rows:
-        known.setdefault(RunId(row["run_id"]), set()).add(row["client_event_id"])
-    return known
-
-
-async def case_states(tx: Tx, asked: Sequence[tuple[Run, str]]) -> dict[RunId, dict[str, CaseState]]:
-    """Return what earlier attempts of these cases came to."""
-    rows = await fetch_rows(
-        tx,
-        """
-        select w.run_id, w.case_key, last.attempt, last.seq, last.outcome, failed.has_failed
-          from unnest(:months::date[], :run_ids::uuid[], :case_keys::text[]) as w (run_month, run_id, case_key)
-         cross join lateral (
-            select r.attempt, r.seq, r.outcome
-              from results r
-             where r.run_month = w.run_month
-               and r.run_id = w.run_id
-               and r.case_key = w.case_key
-             order by r.attempt desc, r.seq desc
-             limit 1) as last
-         cross join lateral (
-            select exists (
-                select
-                  from results r
-                 where r.run_month = w.run_month
-                   and r.run_id = w.run_id
-                   and r.case_key = w.case_key
-                   and r.outcome in ('failed', 'error')) as has_failed) as failed
-        """,
-        months=[run.run_month for run, _ in asked],
-        run_ids=[run.id for run, _ in asked],
-        case_keys=[case_key for _, case_key in asked],
+        months=list({run.run_month for run, _ in asked.values()}),
+        run_ids=list(asked),
+        case_keys=list(set().union(*(keys for _, keys in asked.values()))),
     )
     states: dict[RunId, dict[str, CaseState]] = {}
     for row in rows:
-        state = msgspec.convert({name: row[name] for name in CaseState.__struct_fields__}, CaseState)
-        states.setdefault(RunId(row["run_id"]), {})[row["case_key"]] = state
+        outcome = Outcome(row["outcome"])
+        of_run = states.setdefault(RunId(row["run_id"]), {})
+        of_run[row["case_key"]] = merged(of_run.get(row["case_key"]), CaseState.of(row["attempt"], row["seq"], outcome))
     return states
 
 
 async def save(tx: Tx, journals: Sequence[Journal]) -> None:
-    """Write closed journals; their runs are locked. Watchers hear of it after the commit."""
+    """Write closed journals; their runs are locked. Watchers hear of it after the commit.
+
+    Raises:
+        EventsKnown: some events were there already. The transaction is of no use then, because their numbers were given away.
+    """
     changed = [journal for journal in journals if journal.events]
     if not changed:
         return
@@ -121,7 +98,7 @@ async def add_month(tx: Tx, month: date) -> None:
 
 async def _insert_events(tx: Tx, journals: Sequence[Journal]) -> None:
     rows = [(journal.run, event) for journal in journals for event in journal.events]
-    await execute(
+    written = await fetch_rows(
         tx,
         """
         insert into run_events (id, org_id, run_month, run_id, seq, client_event_id, type, at, body)
@@ -129,6 +106,8 @@ async def _insert_events(tx: Tx, journals: Sequence[Journal]) -> None:
           from unnest(:ids::uuid[], :org_ids::uuid[], :months::date[], :run_ids::uuid[], :seqs::bigint[], :client_ids::text[],
                       :types::text[], :ats::timestamptz[], :bodies::text[])
             as t (id, org_id, run_month, run_id, seq, client_event_id, type, at, body)
+            on conflict (run_month, run_id, client_event_id) do nothing
+        returning id
         """,
         ids=[event.id for _, event in rows],
         org_ids=[run.org_id for run, _ in rows],
@@ -140,6 +119,13 @@ async def _insert_events(tx: Tx, journals: Sequence[Journal]) -> None:
         ats=[event.at for _, event in rows],
         bodies=[event.body for _, event in rows],
     )
+    if len(written) < len(rows):
+        fresh = {row["id"] for row in written}
+        known: dict[RunId, set[str]] = {}
+        for run, event in rows:
+            if event.id not in fresh and event.client_event_id is not None:
+                known.setdefault(run.id, set()).add(event.client_event_id)
+        raise EventsKnown(known)
 
 
 async def _insert_results(tx: Tx, journals: Sequence[Journal]) -> None:
