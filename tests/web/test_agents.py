@@ -1,5 +1,7 @@
 """The pages of agents and the search."""
 
+import re
+
 import httpx
 import pytest
 
@@ -27,10 +29,18 @@ async def test_the_list_says_who_is_there_and_what_they_can_do(
     assert '<span class="tag">gpu</span>' in reply.text
 
 
-async def test_an_empty_fleet_shows_how_to_enrol(http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal) -> None:
-    reply = await http.get("/agents", headers=callers.headers(admin))
+async def test_an_empty_fleet_offers_to_add_an_agent_and_the_token_admits_one(
+    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal
+) -> None:
+    empty = await http.get("/agents", headers=callers.headers(admin))
+    added = await http.post("/agents", headers=callers.headers(admin))
 
-    assert "probity agent enroll --server http://probity.test" in reply.text
+    assert "Add an agent" in empty.text
+    command = re.search(r"probity agent enroll --server http://probity.test --token ([\w-]+)", added.text)
+    assert command is not None
+    facts = {"enrollment_token": command[1], "agent_name": "build-9", "agent_version": "0.1.0"}
+    assert (await http.post("/api/v1/agents/enroll", json=facts)).status_code == 201
+    assert (await http.post("/api/v1/agents/enroll", json=facts | {"agent_name": "build-10"})).status_code >= 400
 
 
 async def test_an_agent_has_its_page_and_can_be_revoked_there(

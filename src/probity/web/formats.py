@@ -8,9 +8,11 @@ _DAY = 86_400
 
 
 def duration(milliseconds: float | None) -> str:
-    """Return a duration as people say it: `38 ms`, `4.2 s`, `1m 04s`, `2h 05m`, `3d 04h`; a dash when unknown."""
+    """Return a duration as people say it: `<1 ms`, `38 ms`, `4.2 s`, `1m 04s`, `2h 05m`, `3d 04h`; a dash when unknown."""
     if milliseconds is None:
         return "–"
+    if 0 < milliseconds < 0.5:
+        return "<1 ms"
     if milliseconds < 1000:
         return f"{max(0, round(milliseconds))} ms"
     seconds = milliseconds / 1000

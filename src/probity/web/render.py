@@ -28,6 +28,8 @@ STATE_WORDS: Final = {
     "stale": "Silent",
     "offline": "Offline",
     "revoked": "Revoked",
+    "active": "Active",
+    "expired": "Expired",
 }
 
 

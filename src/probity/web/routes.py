@@ -12,6 +12,7 @@ from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.principal import Principal
 from probity.web.agents import routes as agents
+from probity.web.keys import routes as keys
 from probity.web.pages import PageRequest, Pages
 from probity.web.runs import routes as runs
 from probity.web.search import routes as search
@@ -23,7 +24,14 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 def routes() -> list[Router]:
     """Return every page of the server."""
-    return [route_group(Dialect.PAGES, "/", [start, static_file]), *sign_in.routes(), *runs.routes(), *agents.routes(), *search.routes()]
+    return [
+        route_group(Dialect.PAGES, "/", [start, static_file]),
+        *sign_in.routes(),
+        *runs.routes(),
+        *agents.routes(),
+        *keys.routes(),
+        *search.routes(),
+    ]
 
 
 @get("/", public=True, include_in_schema=False)

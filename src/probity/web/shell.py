@@ -26,6 +26,7 @@ class NavItem(msgspec.Struct, frozen=True):
 NAVIGATION: Final = (
     NavItem("runs", "Runs", "/runs", "r", "runs:read"),
     NavItem("agents", "Agents", "/agents", "a", "agent.list"),
+    NavItem("keys", "Keys", "/keys", "k", "settings:users:manage"),
 )
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from probity.identity.models import Membership
-from probity.identity.roles import KeyScope
+from probity.identity.roles import KeyScope as KeyScope
 from probity.kernel.principal import OrgId, UserId
 
 KeyId = NewType("KeyId", UUID)

@@ -27,6 +27,7 @@ from probity.web.runs.present import row_of as run_row_of
 
 _STATES: Final = (("", "All"), ("online", "Online"), ("offline", "Offline"), ("revoked", "Revoked"))
 _RECENT: Final = 20
+_TOKEN_TTL_S: Final = 3600
 
 # `state` as an argument is Litestar's own.
 StateName = Annotated[str, QueryParameter(name="state", max_length=20)]
@@ -34,7 +35,7 @@ Text = Annotated[str, QueryParameter(max_length=200)]
 
 
 def routes() -> list[Router]:
-    return [route_group(Dialect.PAGES, "/agents", [agents, agent, revoke_agent])]
+    return [route_group(Dialect.PAGES, "/agents", [agents, add_agent, agent, revoke_agent])]
 
 
 @get("/", permission="agent.list", include_in_schema=False)
@@ -54,8 +55,29 @@ async def agents(
     running: list[RunningRun] = []
     if found.agents and principal.has("runs:read"):
         running = await run_browser.running_on(principal, [agent.id for agent in found.agents])
-    page = _agents_page(query, found, running, fleet_browser, origin_of(request))
+    page = _agents_page(query, found, running, fleet_browser, principal)
     return pages.page(request, principal, "agents/list.html", title="Agents", active="agents", page=page)
+
+
+@post("/", status_code=200, permission="agent.mint", include_in_schema=False)
+async def add_agent(
+    request: PageRequest,
+    principal: NamedDependency[Principal],
+    pages: NamedDependency[Pages],
+    fleet: NamedDependency[FleetService],
+) -> Response[str]:
+    """Make a token that admits one machine, and show the commands that use it, this once."""
+    token = await fleet.create_token(principal, ttl_s=_TOKEN_TTL_S, max_uses=1)
+    return pages.page(
+        request,
+        principal,
+        "agents/add.html",
+        title="Add an agent",
+        active="agents",
+        token=token.secret.reveal(),
+        expires_at=token.expires_at,
+        server=origin_of(request),
+    )
 
 
 @get("/{agent_id:str}", permission="agent.list", include_in_schema=False)
@@ -106,12 +128,14 @@ def _cursor(text: str) -> tuple[str, AgentId] | None:
         return None
 
 
-def _agents_page(query: ListQuery, found: FoundAgents, running: list[RunningRun], browser: FleetBrowser, origin: str) -> AgentsPage:
+def _agents_page(
+    query: ListQuery, found: FoundAgents, running: list[RunningRun], browser: FleetBrowser, principal: Principal
+) -> AgentsPage:
     return AgentsPage(
         query=query,
         rows=[present.row_of(agent, browser.presence(agent), running) for agent in found.agents],
         count=found.count,
         states=state_choices(query, _STATES),
         next_href=query.href(cursor=f"{found.next_after[1]}.{found.next_after[0]}") if found.next_after else "",
-        enrol_command=f"probity agent enroll --server {origin} --token TOKEN",
+        may_add=principal.has("agent.mint"),
     )

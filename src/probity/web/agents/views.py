@@ -28,7 +28,7 @@ class AgentsPage(msgspec.Struct, frozen=True):
     count: int
     states: Sequence[Choice]
     next_href: str
-    enrol_command: str
+    may_add: bool
 
     @property
     def href(self) -> str:

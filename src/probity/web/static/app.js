@@ -7,6 +7,7 @@
   // Numbers and times, as in formats.py.
   const two = (n) => String(n).padStart(2, "0");
   const duration = (ms) => {
+    if (ms > 0 && ms < 0.5) return "<1 ms";
     if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
     if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
     const s = Math.round(ms / 1000);
@@ -255,6 +256,12 @@
     if (event.target.closest("#new-rows button") && held) merge($("#rows"), held, true);
   });
 
+  // What is shown once is not left by accident.
+  let stored = !$("[data-secret]");
+  addEventListener("beforeunload", (event) => { if (!stored) event.preventDefault(); });
+  $("[data-stored]")?.addEventListener("click", () => { stored = true; });
+
+  $("dialog[data-open]")?.showModal();
   $("[data-autofocus]")?.focus();
   window.probity = { $, $$, ago, announce, duration, live, number, put, tick, toast };
 })();

@@ -1,0 +1,1 @@
+"""Keys of programs: make one, see when each was used, revoke."""
