@@ -28,7 +28,7 @@ UNPROTECTED = {"schema_migrations", "audit_keys", "periodic_tasks"}
 # Functions that may read past the policy: look-ups of credentials, combined writes, sweeps. Each was reviewed; a new one is added here.
 ALL_TENANTS = {
     "audit": """
-        retention._remove_all_tenants retention.prune_chain_all_tenants service.export_all_tenants service.prune_all_tenants
+        retention._remove_all_tenants retention.prune_chain_all_tenants service.export_all_tenants service.prune_all_tenants service.rotate_master_key_all_tenants
         service.verify_all_tenants store.chain_ids_all_tenants store.delete_oldest_all_tenants store.has_unsealed_all_tenants
         store.heads_all_tenants store.insert_checkpoint_all_tenants store.insert_links_all_tenants store.last_seq_before_all_tenants
         store.lock_sealer_all_tenants store.save_key_all_tenants store.take_unsealed_all_tenants store.try_lock_sealer_all_tenants

@@ -34,6 +34,7 @@ from probity.kernel.crypto import KeyRing
 from probity.kernel.db import Database, Tx
 from probity.kernel.ids import new_id
 from probity.kernel.principal import AgentId, OrgId, Principal, UserId, system_principal
+from probity.kernel.sealed import Rotation, rotate_all_tenants
 
 _METADATA_MAX_BYTES: Final = 16 * 1024
 _RESOURCE_MAX: Final = 500
@@ -173,6 +174,19 @@ class AuditService:
                 principal = system_principal(org_id)
                 await record(tx, principal, Action.AUDIT_PRUNE, f"organization:{org_id}", metadata={"up_to_seq": boundary.seq})
         return boundary
+
+    async def rotate_master_key_all_tenants(self) -> Rotation:
+        """Wrap every stored secret by the current master key; see `kernel.sealed.rotate_all_tenants`.
+
+        Also has the current key endorse the older ones, so that what they signed in a trail can be checked without them.
+        """
+        rotation = await rotate_all_tenants(self._db, self._ring)
+        async with self._db.system() as tx:
+            metadata = {"rewrapped": rotation.rewrapped, "left": rotation.left}
+            key = f"master_key:{self._ring.current_id.hex()}"
+            await record(tx, system_principal(), Action.MASTER_KEY_ROTATE, key, metadata=metadata)
+        await self._sealer.seal()
+        return rotation
 
     async def _check(self, begin: Begin, chain_id: UUID) -> Verification:
         try:

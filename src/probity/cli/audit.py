@@ -1,7 +1,6 @@
 """`probity audit …`: prove the audit trail, and take it along."""
 
 import asyncio
-import os
 import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -10,13 +9,12 @@ from uuid import UUID
 
 import click
 
-from probity import config
 from probity.audit.models import INSTALLATION, Verification
 from probity.audit.service import AuditService, verify_file
 from probity.cli.database import Target
 from probity.cli.db import DATA
 from probity.cli.errors import CommandFailed
-from probity.cli.installation import SECRETS, Installation
+from probity.cli.masterkeys import installation_keys
 from probity.cli.output import json_option, print_json
 from probity.cli.served import served
 from probity.kernel.crypto import KeyRing
@@ -43,10 +41,10 @@ def verify_command(export: Path | None, data: Path, as_json: bool) -> None:
     server are needed; with this installation's keys at hand, the signatures are checked against them.
     """
     if export is not None:
-        ring = _keys(data)
+        ring = installation_keys(data)
         found = [verify_file(export, ring.public_keys() if ring else {})]
     else:
-        ring = _keys_or_fail(data)
+        ring = required_keys(data)
         with served(data) as target:
             found = asyncio.run(_verify(target, ring, data))
     verified = all(each.verified for each in found)
@@ -66,7 +64,7 @@ def verify_command(export: Path | None, data: Path, as_json: bool) -> None:
 @DATA
 def export_command(organization: str | None, output: Path | None, data: Path) -> None:
     """Write a trail as NDJSON that proves itself; `probity audit verify --file` checks it anywhere."""
-    ring = _keys_or_fail(data)
+    ring = required_keys(data)
     org_id = parse_id(OrgId, organization) if organization else None
     with served(data) as target:
         if output is None:
@@ -100,26 +98,6 @@ def _only(ids: list[UUID]) -> OrgId:
 
 def _service(target: Target, ring: KeyRing, data: Path) -> AbstractAsyncContextManager[AuditService]:
     return audit_beside_the_server(url=target.dsns.app, system_url=target.dsns.system, ring=ring, data_dir=data.absolute())
-
-
-def _keys(data: Path) -> KeyRing | None:
-    """Return the keys of this installation: from the settings, else those that `probity up` keeps in the data directory."""
-    try:
-        masters = config.load_master_keys(os.environ)
-    except config.ConfigError as error:
-        raise CommandFailed(str(error)) from error
-    if masters is None and (data / SECRETS).exists():
-        masters = config.load_master_keys({"PROBITY_MASTER_KEYS": Installation(data).secrets().master_keys})
-    return None if masters is None else KeyRing.of(masters, refuse_weak=False)
-
-
-def _keys_or_fail(data: Path) -> KeyRing:
-    ring = _keys(data)
-    if ring is None:
-        raise CommandFailed(
-            "the signatures cannot be checked without the installation's keys: set PROBITY_MASTER_KEYS, or name its data directory with --data"
-        )
-    return ring
 
 
 def _describe(found: Verification) -> str:

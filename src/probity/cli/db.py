@@ -96,3 +96,23 @@ def restore(file: Path, data: Path, as_json: bool) -> None:
         print_json({"created_at": manifest.created_at, "members": len(manifest.members)})
     else:
         click.echo(f"Restored the backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC ({len(manifest.members)} members).")
+
+
+@db.command()
+@DATA
+@json_option
+def rewrap(data: Path, as_json: bool) -> None:
+    """Wrap stored secrets by the last of the master keys, so that the others can be taken away.
+
+    Safe to repeat, to interrupt, and while servers run; they must have been restarted with the new key. Exit code 1: some are still
+    wrapped by an older key; repeat it.
+    """
+    # The whole server is imported, which the other commands here do without.
+    from probity.cli.rewrap import rewrap_stored_secrets
+
+    rotation = rewrap_stored_secrets(data)
+    if as_json:
+        print_json({"rewrapped": rotation.rewrapped, "left": rotation.left})
+    else:
+        click.echo(f"{rotation.rewrapped} stored secrets wrapped anew, {rotation.left} left under older keys.")
+    raise click.exceptions.Exit(1 if rotation.left else 0)
