@@ -204,35 +204,26 @@ def test_keys_are_made_listed_and_revoked(shell: Shell) -> None:
 
 
 def test_an_agent_that_is_revoked_stops(shell: Shell) -> None:
+    server = shell.installation.base_url
     token = shell.json("agents", "token", "--json")["enrollment_token"]
     data = str(shell.home / "second")
     enrolled = shell.json(
-        "agent",
-        "enroll",
-        "--server",
-        shell.installation.base_url,
-        "--name",
-        "second",
-        "--data",
-        data,
-        "--json",
-        PROBITY_ENROLLMENT_TOKEN=token,
+        "agent", "enroll", "--server", server, "--name", "second", "--data", data, "--json", PROBITY_ENROLLMENT_TOKEN=token
     )
-    running = subprocess.Popen(
-        [sys.executable, "-m", "probity", "agent", "run", "--data", data], env=shell.environment(), stderr=subprocess.PIPE, text=True
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while shell.run("agent", "status", "--data", data).returncode != 0:
-            assert time.monotonic() < deadline
-        assert shell.json("agents", "revoke", "second", "--json")["id"] == enrolled["agent_id"]
-        assert running.wait(60) == 3
+    command = [sys.executable, "-m", "probity", "agent", "run", "--data", data]
+    with subprocess.Popen(command, env=shell.environment(), stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        assert "refuses this agent" in running.stderr.read()
-    finally:
-        running.kill()
+        try:
+            deadline = time.monotonic() + 30
+            while shell.run("agent", "status", "--data", data).returncode != 0:
+                assert time.monotonic() < deadline
+            assert shell.json("agents", "revoke", "second", "--json")["id"] == enrolled["agent_id"]
+            assert running.wait(60) == 3
+            assert "refuses this agent" in running.stderr.read()
+        finally:
+            running.kill()
     assert "second" not in shell.run("agents", "list").stdout
-    assert shell.run("agent", "enroll", "--server", shell.installation.base_url, "--data", data, "--token", token).returncode == 1
+    assert shell.run("agent", "enroll", "--server", server, "--data", data, "--token", token).returncode == 1
 
 
 def test_the_trail_is_proved_and_taken_along(shell: Shell, tmp_path: Path) -> None:
