@@ -31,7 +31,7 @@ format: ## Rewrite the code in the project's format
 	@$(PY) -m ruff format .
 
 bench: ## Measure, beside rivals on this machine; writes bench/RESULTS.md
-	@tools/bootstrap test
+	@tools/bootstrap bench
 	@exec $(PY) -m bench $(ARGS)
 
 fuzz: ## Long searches: schema fuzzing and hundreds of kills, with a printed seed

@@ -69,8 +69,10 @@ async def run(place: Place) -> list[Section]:
             rows=[_row(str(n), ours, limit) for n, ours, limit in zip(SINGLY, singly, bare, strict=True)]
             + [_row(f"{max(SINGLY)}, one run", one_run, bare[-1])],
             notes=[
-                ("Ours: HTTP with an API key, decoding, the key's look-up, the run's lock, duplicate check, two tables, totals; one transaction "
-                "for all that wait. Bare: one row into one table with two indexes."),
+                (
+                    "Ours: HTTP with an API key, decoding, the key's look-up, the run's lock, duplicate check, two tables, totals; one transaction "
+                    "for all that wait. Bare: one row into one table with two indexes."
+                ),
                 DURABILITY,
             ],
         ),

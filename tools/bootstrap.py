@@ -3,6 +3,7 @@
     runtime   what `make up` needs
     dev       the checks and tests too
     test      dev, and the programs tests drive: a Chromium and a Redis server
+    bench     dev, and the rivals that benchmarks run beside ours
 
 Everything it prints goes to stderr, so that `make up ARGS=--json` keeps stdout for the command.
 """
@@ -36,6 +37,19 @@ def main(profile: str) -> None:
         prepare(requirements)
     if profile == "test":
         prepare_test_programs()
+    if profile == "bench":
+        prepare_rivals()
+
+
+def prepare_rivals() -> None:
+    """Install what benchmarks measure beside ours; those that miss one skip it by name."""
+    requirements = ROOT / "requirements" / "bench.txt"
+    if not is_current(requirements.name):
+        say("installing the rivals that benchmarks run beside ours")
+        try:
+            prepare(requirements)
+        except (CannotPrepare, OSError, subprocess.CalledProcessError) as error:
+            say(f"rivals are skipped: {error}")
 
 
 def prepare(requirements: Path) -> None:
@@ -188,8 +202,8 @@ def say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in {"runtime", "dev", "test"}:
-        sys.exit("usage: bootstrap runtime|dev|test")
+    if len(sys.argv) != 2 or sys.argv[1] not in {"runtime", "dev", "test", "bench"}:
+        sys.exit("usage: bootstrap runtime|dev|test|bench")
     try:
         main(sys.argv[1])
     except CannotPrepare as error:

@@ -29,7 +29,7 @@ def test_every_dependency_has_its_line_in_the_decision_record() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["runtime.txt", "dev.txt", "agent.txt", "installer.txt"])
+@pytest.mark.parametrize("name", ["runtime.txt", "dev.txt", "bench.txt", "agent.txt", "installer.txt"])
 def test_pins_carry_hashes_and_no_registry_address(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
 

@@ -1,5 +1,5 @@
 import base64
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from probity.fleet import rules
 from probity.fleet.errors import EnrollmentTokenConsumed, EnrollmentTokenExpired, EnrollmentTokenRevoked, InvalidPublicKey
 from probity.fleet.models import EnrollmentToken, EnrollmentTokenId
+from probity.kernel.clock import rfc3339_nanos
 from probity.kernel.ids import new_id
 from probity.kernel.principal import OrgId
 
@@ -64,3 +65,8 @@ def test_a_public_key_is_32_bytes_of_x25519(text: str, algorithm: str | None, me
     with pytest.raises(InvalidPublicKey) as refused:
         rules.public_key(text, algorithm)
     assert refused.value.message.startswith(message)
+
+
+def test_times_have_nine_digits() -> None:
+    assert rfc3339_nanos(datetime(2025, 1, 1, tzinfo=UTC)) == "2025-01-01T00:00:00.000000000Z"
+    assert rfc3339_nanos(datetime(2025, 1, 1, 2, 3, 4, 56, tzinfo=timezone(timedelta(hours=2)))) == "2025-01-01T00:03:04.000056000Z"

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     DISK_FULL = "disk_full"
     AGENT_STOPPED = "agent_stopped"
     AGENT_RESTARTED = "agent_restarted"
+    AGENT_ERROR = "agent_error"
 
 
 _WORDS: Final[Mapping[Reason, str]] = {

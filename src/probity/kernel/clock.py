@@ -25,4 +25,4 @@ class SystemClock:
 
 def rfc3339_nanos(moment: datetime) -> str:
     """Return a UTC moment with nine fractional digits (`2025-01-01T00:00:00.000000000Z`). Source: secrets.md 3.7."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}000Z"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "000Z"

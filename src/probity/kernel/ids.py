@@ -51,10 +51,10 @@ def parse_id(kind: Callable[[UUID], T], text: str) -> T:
     Raises:
         Invalid: `text` is none of these.
     """
-    if _HEX24.fullmatch(text):
-        return kind(_with_check(bytes.fromhex(text)))
     if _DASHED.fullmatch(text) or _HEX32.fullmatch(text):
         return kind(UUID(text))
+    if _HEX24.fullmatch(text):
+        return kind(_with_check(bytes.fromhex(text)))
     raise Invalid("invalid id")
 
 
