@@ -14,6 +14,13 @@ async def test_probes_answer(http: httpx.AsyncClient) -> None:
     assert set(health.json()) >= {"status", "db", "email", "billing", "observability", "version", "service", "timestamp"}
 
 
+async def test_monitors_of_two_contracts_find_their_health_reply(http: httpx.AsyncClient) -> None:
+    reply = (await http.get("/health")).json()
+
+    assert reply.keys() >= {"ok", "status", "timestamp", "service", "version", "uptime", "checks"}
+    assert (reply["ok"], reply["status"], reply["checks"]["database"]) == (True, "healthy", "healthy")
+
+
 async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
     await http.get("/healthz")
 

@@ -59,7 +59,7 @@ async def snapshot(db: Database) -> dict[str, list[str]]:
     found = {}
     async with db.system() as tx:
         for table in BUSINESS:
-            rows = await fetch_rows(tx, f"select t::text as row from {table} t order by 1")  # type: ignore[arg-type]  # a constant above
+            rows = await fetch_rows(tx, f"select t::text as row from {table} t order by 1")
             found[table] = [row["row"] for row in rows]
     return found
 

@@ -19,11 +19,12 @@ from probity.kernel.http.auth import Authenticator, provide_principal
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import exchange_of
 from probity.kernel.http.failures import InvalidInput
-from probity.kernel.http.gate import ErrorPages, Gate, failure_reply
+from probity.kernel.http.gate import ErrorPages, Gate
 from probity.kernel.http.groups import RouteRule, all_rules
 from probity.kernel.http.hot import HotRoute
 from probity.kernel.http.openapi import ApiDocument, openapi_config
 from probity.kernel.http.openapi import routes as openapi_routes
+from probity.kernel.http.reply import failure_reply
 from probity.kernel.http.request import ProbityRequest
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown

@@ -1,12 +1,10 @@
 """In front of every request: identity, pins, limits and headers, before any handler runs. Also where the hot routes are answered."""
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
-from urllib.parse import unquote
 
 import structlog
 from litestar import Litestar
@@ -16,18 +14,18 @@ from litestar.handlers import BaseRouteHandler
 from litestar.utils import normalize_path
 
 from probity.kernel.clock import Clock
-from probity.kernel.errors import ProbityError, Unauthenticated
+from probity.kernel.errors import Unauthenticated
 from probity.kernel.http import bodies, cors, csrf, unknown
-from probity.kernel.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from probity.kernel.http.asgi import ASGIApp, Receive, Scope, Send
 from probity.kernel.http.auth import Authenticator, Connection, check_access
 from probity.kernel.http.dialect import PINNABLE, Dialect, dialect_of_path
 from probity.kernel.http.exchange import Exchange, bind
 from probity.kernel.http.failures import ClientGone, LimitReached
 from probity.kernel.http.groups import Access, RouteRule
-from probity.kernel.http.headers import needs_nonce, new_nonce, security_headers
 from probity.kernel.http.hot import HotReply, HotRequest, HotRoute, HotTable
 from probity.kernel.http.peers import limit_key, peer_of
-from probity.kernel.http.render import Case, WireReply, limit_headers, render
+from probity.kernel.http.render import Case, WireReply, limit_headers
+from probity.kernel.http.reply import Reply, failure_reply, split_cookies
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.limits import Limiter, Per, Policy
 from probity.kernel.telemetry import Metrics
@@ -35,14 +33,13 @@ from probity.kernel.telemetry import Metrics
 log = structlog.get_logger("probity.http")
 _COMPAT: Final = "/compat/"
 _MAX_REQUEST_ID: Final = 128
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/health", "/static/{name}"})
 
 # Draws the page for a failed request; its theme and its reader are in the scope.
 ErrorPages = Callable[[Scope, Case], WireReply]
 
 
 class Gate:
-    """Pure ASGI. Wraps the application; every reply, whatever happens inside, leaves through `_Reply`."""
+    """Pure ASGI. Wraps the application; every reply, whatever happens inside, leaves through `Reply`."""
 
     def __init__(
         self,
@@ -86,7 +83,7 @@ class Gate:
         if scope["type"] == "websocket":
             await self._inner(scope, receive, send)
             return
-        reply = _Reply(send, scope, exchange, self._settings, self._metrics)
+        reply = Reply(send, scope, exchange, self._settings, self._metrics)
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         try:
             await self._answer(scope, receive, reply, exchange)
@@ -96,7 +93,7 @@ class Gate:
             if reply.started:
                 log.error("http.broken_reply", exc_info=error)
                 raise
-            await reply.send(self._failure(scope, exchange, error))
+            await reply.send(failure_reply(scope, exchange, error, self._clock))
         finally:
             reply.finish()
             structlog.contextvars.unbind_contextvars("request_id", "principal", "org_id")
@@ -138,7 +135,7 @@ class Gate:
         bind(scope, exchange)
         return exchange
 
-    async def _answer(self, scope: Scope, receive: Receive, reply: "_Reply", exchange: Exchange) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, reply: Reply, exchange: Exchange) -> None:
         method = scope["method"]
         if method == "HEAD":
             # Every page that can be read can be asked about.
@@ -158,7 +155,7 @@ class Gate:
         await self._answer_routed(scope, receive, reply, exchange)
 
     async def _answer_hot(
-        self, route: HotRoute, params: tuple[str, ...], scope: Scope, receive: Receive, reply: "_Reply", exchange: Exchange
+        self, route: HotRoute, params: tuple[str, ...], scope: Scope, receive: Receive, reply: Reply, exchange: Exchange
     ) -> bytes | None:
         """Answer on the short way; return the body when the handler passes the request on to the normal route."""
         exchange.dialect = exchange.pin or route.dialects[0]
@@ -178,7 +175,7 @@ class Gate:
         await reply.send(WireReply(answer.status, answer.body, answer.content_type, answer.headers))
         return None
 
-    async def _answer_routed(self, scope: Scope, receive: Receive, reply: "_Reply", exchange: Exchange) -> None:
+    async def _answer_routed(self, scope: Scope, receive: Receive, reply: Reply, exchange: Exchange) -> None:
         handler, template = self._route(scope)
         rule = None if handler is None else self._rules.get(handler)
         if handler is None or (exchange.pin is not None and (rule is None or exchange.pin not in rule.dialects)):
@@ -226,7 +223,7 @@ class Gate:
             return False
         return True
 
-    async def _answer_unknown(self, scope: Scope, reply: "_Reply", exchange: Exchange) -> None:
+    async def _answer_unknown(self, scope: Scope, reply: Reply, exchange: Exchange) -> None:
         connection = _connection(scope)
         with suppress(Unauthenticated):
             exchange.principal = await self._authenticator.authenticate(connection)
@@ -236,7 +233,7 @@ class Gate:
 
     def _check_csrf(self, connection: Connection, exchange: Exchange) -> None:
         headers = connection.headers
-        cookies = _cookies(headers.get("cookie"))
+        cookies = split_cookies(headers.get("cookie"))
         origin, token = headers.get("origin"), headers.get("x-csrf-token")
         own = self._own_origins(exchange)
         if exchange.pin is None:
@@ -274,39 +271,9 @@ class Gate:
                 self._metrics.refused.labels(policy.name).inc()
                 raise LimitReached(policy, verdict)
 
-    def _failure(self, scope: Scope, exchange: Exchange, error: Exception) -> WireReply:
-        return failure_reply(scope, exchange, error, self._clock)
-
-
-def failure_reply(scope: Scope, exchange: Exchange, error: Exception, clock: Clock) -> WireReply:
-    """Return the reply for an error. One without a kind is a bug: logged here with its traceback, and nothing of it leaves the server."""
-    known = error if isinstance(error, ProbityError) else None
-    if known is None:
-        log.error("http.bug", exc_info=error, method=scope["method"], path=scope["path"])
-    return render(
-        Case(
-            error=known,
-            dialect=exchange.dialect,
-            request_id=exchange.request_id,
-            method=scope["method"],
-            path=scope["path"],
-            now=clock.now(),
-            pinned=exchange.pin is not None,
-        ),
-        exchange.page,
-    )
-
 
 def _connection(scope: Scope) -> Connection:
     return ASGIConnection(scope)  # type: ignore[arg-type]  # the same dict under a narrower name
-
-
-def _cookies(header: str | None) -> dict[str, str]:
-    """Split a Cookie header; quotes are stripped, anything odd is skipped."""
-    if header is None:
-        return {}
-    pairs = (part.partition("=") for part in header.split(";"))
-    return {name.strip(): unquote(value.strip().strip('"')) for name, _, value in pairs if name.strip()}
 
 
 def _limit_key(policy: Policy, exchange: Exchange) -> str:
@@ -318,90 +285,3 @@ def _limit_key(policy: Policy, exchange: Exchange) -> str:
     if policy.per is Per.AGENT and principal.agent_id is not None:
         return f"agent:{principal.agent_id}"
     return f"ip:{limit_key(exchange.client_ip)}"
-
-
-class _Reply:
-    """The `send` that the inside sees: adds what every reply carries, and keeps the figures for the access log."""
-
-    def __init__(self, send: Send, scope: Scope, exchange: Exchange, settings: HttpSettings, metrics: Metrics) -> None:
-        self._send = send
-        self._scope = scope
-        self._exchange = exchange
-        self._settings = settings
-        self._metrics = metrics
-        self._began = time.perf_counter()
-        self._method: str = scope["method"]
-        self.template = "unknown"
-        self.quiet = False
-        self.head_only = False
-        self.started = False
-        self.abandoned = False
-        self.status = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            self.status = message["status"]
-            message["headers"] = self._complete(list(message.get("headers", [])))
-        elif message["type"] == "http.response.body" and self.head_only:
-            message["body"] = b""
-        await self._send(message)
-
-    async def send(self, reply: WireReply) -> None:
-        """Send a whole reply."""
-        headers = list(reply.headers)
-        if reply.body or reply.status not in (204, 304):
-            headers += [(b"content-type", reply.media_type), (b"content-length", str(len(reply.body)).encode())]
-        await self({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await self({"type": "http.response.body", "body": reply.body, "more_body": False})
-
-    def _complete(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        exchange = self._exchange
-        present = {name.lower() for name, _ in headers}
-        nonce = exchange.nonce
-        if nonce is None and needs_nonce(exchange.dialect):
-            nonce = new_nonce()
-        https = exchange.scheme == "https" or self._settings.is_https
-        added = [
-            *security_headers(exchange.dialect, https=https, nonce=nonce),
-            *exchange.headers,
-            *cors.headers(self._scope, exchange, self._settings),
-        ]
-        headers += [pair for pair in added if pair[0] not in present or pair[0] == b"set-cookie"]
-        if exchange.pin is Dialect.SENTRI:
-            headers += self._csrf_headers(https=https)
-        headers.append((b"x-request-id", exchange.request_id.encode()))
-        if self.status == 408:
-            headers.append((b"connection", b"close"))
-        return headers
-
-    def _csrf_headers(self, *, https: bool) -> list[tuple[bytes, bytes]]:
-        """Sentri hands its token out with any reply, whatever was asked; to a front end on another site, that cannot read our cookies, also
-        in a header. Source: webtest.md §2.4."""
-        cookies = [_cookies(value.decode("latin-1")) for name, value in self._scope["headers"] if name == b"cookie"]
-        token = next((found[csrf.CSRF_COOKIE] for found in cookies if found.get(csrf.CSRF_COOKIE)), None)
-        fresh = token is None
-        token = token or csrf.new_token()
-        cross_site = self._exchange.serves_other_site
-        headers = []
-        if fresh:
-            headers.append((b"set-cookie", csrf.new_cookie(token, csrf.cookie_suffix(https=https, cross_site=cross_site)).encode()))
-        if cross_site and token.isascii() and token.isprintable():
-            headers.append((b"x-csrf-token", token.encode()))
-        return headers
-
-    def finish(self) -> None:
-        took_s = time.perf_counter() - self._began
-        status = 499 if self.abandoned else self.status
-        self._metrics.observe_request(self._method, self.template, status, took_s)
-        exchange = self._exchange
-        # What agents and probes ask all day would drown the rest.
-        write = log.debug if self.quiet or self.template in _PROBES else log.info
-        write(
-            "http.request",
-            method=self._method,
-            path=self._scope["path"],
-            status=status,
-            took_ms=round(took_s * 1000, 1),
-            client_ip=exchange.client_ip,
-        )

@@ -1,6 +1,7 @@
 """Probes and metrics: is the process up, may it get traffic, what does it count."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.telemetry import Metrics, scrub
 
 _WHOLE_CHECK_S: Final = 2.0
+_STARTED: Final = time.monotonic()
 Check = Callable[[], Awaitable[object]]
 
 
@@ -39,6 +41,10 @@ class Readiness:
     def is_gated(self) -> bool:
         """Whether the server is going away and wants no more traffic."""
         return self._shutdown.is_draining
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._checks)
 
     async def failures(self) -> dict[str, str]:
         names = list(self._checks)
@@ -106,8 +112,37 @@ async def health(readiness: NamedDependency[Readiness], features: NamedDependenc
     return Response(reply, status_code=200 if has_database else 503, headers={"cache-control": "no-store"})
 
 
+class UnionHealth(msgspec.Struct, frozen=True):
+    """What Agnox and Sentri document for `/health`, together."""
+
+    ok: bool
+    status: str
+    timestamp: datetime
+    service: str
+    version: str
+    uptime: float
+    checks: dict[str, str]
+
+
+@get("/health", public=True, tiered=False, summary="Whether the server works, for monitors of Agnox and Sentri")
+async def plain_health(readiness: NamedDependency[Readiness]) -> Response[UnionHealth]:
+    failures = await readiness.failures()
+    checks = {("database" if name == "postgres" else name): "unhealthy" if name in failures else "healthy" for name in readiness.names}
+    reply = UnionHealth(
+        ok=not failures,
+        status="degraded" if failures else "healthy",
+        timestamp=datetime.now(UTC),
+        service="Probity",
+        version=probity.__version__,
+        uptime=round(time.monotonic() - _STARTED, 1),
+        checks=checks,
+    )
+    return Response(reply, status_code=503 if failures else 200, headers={"cache-control": "no-store"})
+
+
 def routes() -> list[Router]:
     return [
         route_group(Dialect.BRIDGE, "/", [healthz, readyz, metrics], tags=["Service"]),
         route_group(Dialect.SUPARBASE, "/", [health], also=(Dialect.ACHILLES,), tags=["Service"]),
+        route_group(Dialect.AGNOX, "/", [plain_health], also=(Dialect.SENTRI,), tags=["Service"]),
     ]
