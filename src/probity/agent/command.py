@@ -47,7 +47,6 @@ class Reason(StrEnum):
     DISK_FULL = "disk_full"
     AGENT_STOPPED = "agent_stopped"
     AGENT_RESTARTED = "agent_restarted"
-    AGENT_ERROR = "agent_error"
 
 
 _WORDS: Final[Mapping[Reason, str]] = {

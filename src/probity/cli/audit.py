@@ -14,7 +14,7 @@ from probity.audit.service import AuditService, verify_file
 from probity.cli.database import Target
 from probity.cli.db import DATA
 from probity.cli.errors import CommandFailed
-from probity.cli.masterkeys import installation_keys
+from probity.cli.masterkeys import installation_keys, required_keys
 from probity.cli.output import json_option, print_json
 from probity.cli.served import served
 from probity.kernel.crypto import KeyRing
