@@ -21,7 +21,7 @@ from probity.kernel.lockfile import AlreadyLocked, locked
 from probity.kernel.postgres import Cluster, NoPostgres, PostgresFailed, create_database, embedded_cluster, processes
 from probity.kernel.postgres.account import postgres_account
 from probity.kernel.postgres.binaries import find_binaries
-from probity.kernel.postgres.cluster import _make_socket_directory
+from probity.kernel.postgres.places import make_socket_directory
 
 ROOT = Path(__file__).parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runs PostgreSQL as another account")
@@ -46,7 +46,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 def _remove_outside(directory: Path) -> None:
     """What lies outside the directory, because PostgreSQL's account may not enter it, is ours to remove."""
-    shutil.rmtree(_make_socket_directory(directory.resolve(), postgres_account()))
+    shutil.rmtree(make_socket_directory(directory.resolve(), postgres_account()))
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree((directory / "location").read_text(encoding="utf-8").strip(), ignore_errors=True)
 

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from probity.agent.output import Masker
-from probity.agent.settings import write_private
 from probity.agent.spool import Item, ItemKind
 from probity.agent.wire import ResultEvent
+from probity.kernel.privatefile import write_private
 
 READ_BYTES: Final = 1_048_576
 LONGEST_LINE_BYTES: Final = 2_097_152

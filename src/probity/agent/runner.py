@@ -18,9 +18,10 @@ from probity.agent.backoff import Backoff
 from probity.agent.command import CommandJob, Outcome, Reason, last_items
 from probity.agent.delivery import Delivery
 from probity.agent.recovery import recover
-from probity.agent.settings import CAPABILITIES, AgentSettings, Credential, write_private
+from probity.agent.settings import CAPABILITIES, AgentSettings, Credential
 from probity.agent.spool import Spool, SpooledJob, SpoolFull
 from probity.agent.wire import ClaimedJob, CommandPayload
+from probity.kernel.privatefile import write_private
 
 log = logging.getLogger("probity.agent")
 

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 import msgspec
 
 from probity.kernel.errors import Invalid, NotFound
+from probity.kernel.privatefile import write_private
 
 CAPABILITIES: Final = ("command",)
 # What a child sees of the agent's environment. Proxy variables are not here because they can carry passwords; --pass-env adds names.
@@ -108,17 +108,3 @@ def load_credential(data: Path) -> Credential:
         return msgspec.json.decode(content, type=Credential)
     except msgspec.DecodeError as error:
         raise UnsafeCredential(f"{path} is damaged ({error}); enrol again") from error
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file in one step, readable by its owner only."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

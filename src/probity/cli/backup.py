@@ -29,7 +29,8 @@ import msgspec
 from probity import __version__
 from probity.cli.database import Target
 from probity.cli.errors import CommandFailed
-from probity.cli.installation import SECRETS, write_private
+from probity.cli.installation import SECRETS
+from probity.kernel.privatefile import write_private
 from probity.kernel.postgres import NoPostgres, find_binaries
 from probity.kernel.postgres.account import Account
 from probity.kernel.postgres.roles import grant_defaults, revoke_defaults

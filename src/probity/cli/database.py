@@ -10,7 +10,7 @@ from probity import config
 from probity.cli.errors import CommandFailed
 from probity.cli.installation import DATABASE, Installation
 from probity.kernel.lockfile import AlreadyLocked
-from probity.kernel.postgres import Cluster, Dsns, NoPostgres, PostgresFailed, create_database, embedded_cluster, running_cluster
+from probity.kernel.postgres import Cluster, Dsns, NoPlace, NoPostgres, PostgresFailed, create_database, embedded_cluster, running_cluster
 from probity.kernel.secret import Secret
 
 
@@ -58,7 +58,7 @@ def own_database(directory: Path) -> Iterator[Target]:
             yield Target(asyncio.run(create_database(cluster, DATABASE)), cluster)
     except AlreadyLocked as error:
         raise CommandFailed(f"PostgreSQL in {directory} is starting or stopping; try again in a moment") from error
-    except (NoPostgres, PostgresFailed) as error:
+    except (NoPlace, NoPostgres, PostgresFailed) as error:
         raise CommandFailed(str(error)) from error
 
 

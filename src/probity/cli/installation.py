@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 import msgspec
 
 from probity.cli.errors import CommandFailed
+from probity.kernel.privatefile import write_private
 from probity.kernel.lockfile import AlreadyLocked, locked
 
 DATABASE: Final = "probity"
@@ -82,18 +82,6 @@ class Installation:
             return msgspec.json.decode(path.read_bytes(), type=Secrets)
         except msgspec.DecodeError as error:
             raise CommandFailed(f"{path} is damaged ({error}); restore it from a backup, or remove {self.data} to start over") from error
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, in one step: a crash leaves the old content or the new."""
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _new_secrets() -> Secrets:

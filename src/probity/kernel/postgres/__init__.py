@@ -9,12 +9,14 @@ unprivileged account when we are root, scram passwords in a 0600 file, a short 0
 
 from probity.kernel.postgres.binaries import Binaries, NoPostgres, find_binaries
 from probity.kernel.postgres.cluster import Cluster, PostgresFailed, embedded_cluster, running_cluster
+from probity.kernel.postgres.places import NoPlace
 from probity.kernel.postgres.roles import Dsns, create_database
 
 __all__ = [
     "Binaries",
     "Cluster",
     "Dsns",
+    "NoPlace",
     "NoPostgres",
     "PostgresFailed",
     "create_database",

@@ -1,15 +1,11 @@
 """Start, watch and stop one PostgreSQL on one data directory."""
 
 import contextlib
-import hashlib
 import json
-import os
 import secrets
 import shutil
 import signal
-import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,21 +13,20 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from probity.kernel.privatefile import write_private
 from probity.kernel.lockfile import locked
 from probity.kernel.postgres import processes
 from probity.kernel.postgres.account import Account, postgres_account
 from probity.kernel.postgres.binaries import Binaries, find_binaries
+from probity.kernel.postgres.places import home_directory, make_socket_directory, shared_directory, socket_directory
 from probity.kernel.secret import Secret
 
 SUPERUSER: Final = "postgres"
 ROLES: Final = (SUPERUSER, "probity_owner", "probity_app", "probity_system")
-SHARED: Final = Path("/var/lib/probity")
 _ATTEMPTS: Final = 6
 # What PostgreSQL says when something of an earlier server is still there; anything else will not pass by waiting.
 _NOT_YET: Final = ("lock file", "shared memory", "already in use", "is another postmaster")
 _LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024
-# sun_path holds 107 bytes and a zero; PostgreSQL appends this name.
-_LONGEST_SOCKET_DIR: Final = 107 - len("/.s.PGSQL.5432")
 _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -96,12 +91,12 @@ def embedded_cluster(
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(data_dir / "lock"):
         account = postgres_account()
-        home = _home(data_dir, account)
-        binaries = find_binaries(account, _shared_directory() if account.is_other else data_dir, binaries_dir)
+        home = home_directory(data_dir, account)
+        binaries = find_binaries(account, shared_directory() if account.is_other else data_dir, binaries_dir)
         passwords = _passwords(data_dir / "credentials.json")
         _initialize(home, account, binaries, passwords[SUPERUSER], durable=durable)
         parameters = {**_SETTINGS, **({} if durable else _THROW_AWAY), **(settings or {})}
-        with _socket_directory(data_dir, account) as socket_dir:
+        with socket_directory(data_dir, account) as socket_dir:
             server = _start(home, socket_dir, account, binaries, parameters)
             try:
                 with _watcher(server.pid, account):
@@ -117,59 +112,17 @@ def running_cluster(data_dir: Path) -> Cluster | None:
     if not credentials.exists():
         return None
     account = postgres_account()
-    home = _home(data_dir, account)
+    home = home_directory(data_dir, account)
     pid = processes.recorded_pid(home / "data" / processes.PID_FILE)
     if pid is None or not processes.is_server_of(pid, home / "data") or not processes.is_ready(home / "data", pid):
         return None
-    binaries = find_binaries(account, _shared_directory() if account.is_other else data_dir)
-    return Cluster(home / "data", _make_socket_directory(data_dir, account), home / "log", binaries, pid, _passwords(credentials))
-
-
-def _home(data_dir: Path, account: Account) -> Path:
-    """Return the directory that holds PostgreSQL's files: inside `data_dir`, or where `account` can reach it.
-
-    The choice is made once and kept in the file `location`, so that a later change of permissions above does not hide the data.
-    """
-    pointer = data_dir / "location"
-    if pointer.exists():
-        home = Path(pointer.read_text(encoding="utf-8").strip())
-        if not home.is_dir():
-            raise PostgresFailed(f"{pointer} says the data is in {home}, which is gone; restore it, or remove {data_dir} to start over")
-        return home
-    if (data_dir / "cluster" / "data").is_dir() or not account.is_other or _is_open_to(account, data_dir):
-        home = data_dir / "cluster"
-    else:
-        home = _shared_directory() / _digest(data_dir)
-        # A leftover of a removed directory of the same name: its passwords are gone with the directory, so nobody can read it.
-        shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(exist_ok=True, mode=0o700)
-    account.own(home)
-    if home.parent != data_dir:
-        _write_private(pointer, f"{home}\n")
-    return home
-
-
-def _is_open_to(account: Account, data_dir: Path) -> bool:
-    # The folder itself is ours to open to the account; the ones above are not.
-    if not account.may_enter(data_dir.parent):
-        return False
-    data_dir.chmod(0o711)
-    return account.may_enter(data_dir)
-
-
-def _shared_directory() -> Path:
-    for directory in (SHARED, Path(tempfile.gettempdir()) / "probity-shared"):
-        with contextlib.suppress(OSError):
-            directory.mkdir(parents=True, exist_ok=True)
-            directory.chmod(0o755)
-            if directory.stat().st_uid == os.geteuid() and os.access(directory, os.W_OK):
-                return directory
-    raise PostgresFailed(f"{SHARED} cannot be written, and PostgreSQL's account cannot reach the data directory; open the folders above it")
+    binaries = find_binaries(account, shared_directory() if account.is_other else data_dir)
+    return Cluster(home / "data", make_socket_directory(data_dir, account), home / "log", binaries, pid, _passwords(credentials))
 
 
 def _passwords(path: Path) -> dict[str, Secret]:
     if not path.exists():
-        _write_private(path, json.dumps({role: secrets.token_urlsafe(24) for role in ROLES}))
+        write_private(path, json.dumps({role: secrets.token_urlsafe(24) for role in ROLES}).encode())
     return {role: Secret(value) for role, value in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
@@ -186,7 +139,7 @@ def _initialize(home: Path, account: Account, binaries: Binaries, password: Secr
     unfinished = home / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     password_file = home / "password"
-    _write_private(password_file, password.reveal())
+    write_private(password_file, password.reveal().encode())
     account.own(password_file)
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"] if binaries.major >= 17 else ["--locale=C"]
     try:
@@ -266,43 +219,6 @@ def _watcher(pid: int, account: Account) -> Iterator[None]:
         watcher.stdin.close()
 
 
-@contextlib.contextmanager
-def _socket_directory(data_dir: Path, account: Account) -> Iterator[Path]:
-    """Provide the directory for the socket: short, closed to others, the same for the same data directory."""
-    directory = _make_socket_directory(data_dir, account)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _make_socket_directory(data_dir: Path, account: Account) -> Path:
-    name = f"probity-{_digest(data_dir)}"
-    for parent in _runtime_parents():
-        directory = parent / name
-        if len(os.fsencode(directory)) > _LONGEST_SOCKET_DIR:
-            continue
-        with contextlib.suppress(OSError):
-            directory.mkdir(exist_ok=True, mode=0o700)
-            found = directory.lstat()
-            # In a folder that everyone writes, someone else may have made this name first.
-            if stat.S_ISDIR(found.st_mode) and found.st_uid in {os.geteuid(), account.uid}:
-                directory.chmod(0o700)
-                account.own(directory)
-                if account.may_enter(directory):
-                    return directory
-    raise PostgresFailed("no folder is short and open enough for PostgreSQL's socket; set XDG_RUNTIME_DIR to one")
-
-
-def _runtime_parents() -> Iterator[Path]:
-    if os.geteuid() == 0:
-        yield Path("/run")
-    elif os.environ.get("XDG_RUNTIME_DIR"):
-        yield Path(os.environ["XDG_RUNTIME_DIR"])
-    yield Path(tempfile.gettempdir())
-    yield Path("/tmp")  # noqa: S108  (the name inside is checked for its owner)
-
-
 def _open_log(log: Path, account: Account) -> int:
     """Make the log file, begin it anew when it is long, and return its size."""
     if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
@@ -316,19 +232,3 @@ def _log_since(log: Path, position: int) -> str:
     with log.open("rb") as file:
         file.seek(max(position, log.stat().st_size - 4000))
         return file.read().decode(errors="replace").strip()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, complete or not at all."""
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
-def _digest(data_dir: Path) -> str:
-    return hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
