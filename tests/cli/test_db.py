@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,21 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(data: Path, tmp_
     assert "damaged" in refused.stderr
     with own_database(tmp_path / "restored" / "postgres") as target:
         assert sql(target.dsns.owner, "select 1 from pg_class where relnamespace = 'public'::regnamespace") == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "files/../../outside"])
+def test_a_forged_backup_writes_nothing_elsewhere(data: Path, tmp_path: Path, name: str) -> None:
+    forged = tmp_path / "forged.tar"
+    with tarfile.open(forged, "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+
+    refused = probity("db", "restore", forged, "--data", data)
+
+    assert refused.returncode == 1
+    assert "no plain file" in refused.stderr
+    assert not list(tmp_path.rglob("outside"))
 
 
 def test_a_restore_over_data_is_refused(data: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -30,10 +30,10 @@ from probity import __version__
 from probity.cli.database import Target
 from probity.cli.errors import CommandFailed
 from probity.cli.installation import SECRETS
-from probity.kernel.privatefile import write_private
 from probity.kernel.postgres import NoPostgres, find_binaries
 from probity.kernel.postgres.account import Account
 from probity.kernel.postgres.roles import grant_defaults, revoke_defaults
+from probity.kernel.privatefile import write_private
 from probity.kernel.secret import Secret
 
 FORMAT: Final = 1
@@ -119,11 +119,7 @@ def _unpack(source: Path, scratch: Path) -> Manifest:
     try:
         with tarfile.open(source, mode="r:") as archive:
             for member in archive:
-                if not member.isreg():
-                    raise CommandFailed(f"{source} is not a backup: {member.name} is no plain file")
-                # "data" refuses absolute names, `..` and links that leave the folder.
-                archive.extract(member, scratch, filter="data")
-                found[member.name] = _digest(scratch / member.name)
+                found[member.name] = _extract(archive, member, scratch)
         manifest = msgspec.json.decode((scratch / MANIFEST).read_bytes(), type=Manifest)
     except (tarfile.TarError, OSError, msgspec.DecodeError) as error:
         raise CommandFailed(f"{source} is not a whole backup: {error}") from error
@@ -134,6 +130,19 @@ def _unpack(source: Path, scratch: Path) -> Manifest:
     if wrong:
         raise CommandFailed(f"{source} is damaged: {', '.join(wrong[:5])}")
     return manifest
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, scratch: Path) -> str:
+    """Write one member below `scratch` and return its digest. The file may be forged: no links, no names that lead elsewhere."""
+    content = archive.extractfile(member) if member.isreg() else None
+    place = PurePosixPath(member.name)
+    if content is None or place.is_absolute() or ".." in place.parts:
+        raise CommandFailed(f"this is no backup of ours: {member.name!r} is no plain file in it")
+    target = scratch / place
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        shutil.copyfileobj(content, file, _CHUNK)
+    return _digest(target)
 
 
 def _refuse_unless_empty(target: Target) -> None:

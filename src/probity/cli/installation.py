@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from probity.cli.errors import CommandFailed
-from probity.kernel.privatefile import write_private
 from probity.kernel.lockfile import AlreadyLocked, locked
+from probity.kernel.privatefile import write_private
 
 DATABASE: Final = "probity"
 ADMIN_EMAIL: Final = "admin@probity.local"

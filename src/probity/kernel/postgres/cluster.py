@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from probity.kernel.privatefile import write_private
 from probity.kernel.lockfile import locked
 from probity.kernel.postgres import processes
 from probity.kernel.postgres.account import Account, postgres_account
 from probity.kernel.postgres.binaries import Binaries, find_binaries
 from probity.kernel.postgres.places import home_directory, make_socket_directory, shared_directory, socket_directory
+from probity.kernel.privatefile import write_private
 from probity.kernel.secret import Secret
 
 SUPERUSER: Final = "postgres"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from probity.kernel.privatefile import write_private
 from probity.kernel.postgres.account import Account
+from probity.kernel.privatefile import write_private
 
 SHARED: Final = Path("/var/lib/probity")
 # sun_path holds 107 bytes and a zero; PostgreSQL appends this name.
