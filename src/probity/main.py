@@ -133,6 +133,7 @@ def build(
     pages = Pages(clock)
     ring = KeyRing.of(config.keys.master, refuse_weak=config.is_production)
     heads = HeadsFile(config.storage.data_dir)
+    seal_failures = metrics.counter("audit_seal_failures_total", "Times the audit trail could not be sealed or its heads not written")
     blobs = _blob_store(config)
     sockets = SocketGateway()
 
@@ -153,7 +154,7 @@ def build(
                 stack.push_async_callback(shared.close)
                 checks["redis"] = shared.ping
                 limiter = shared
-            sealer = Sealer(db, clock, ring, heads)
+            sealer = Sealer(db, clock, ring, heads, on_failure=seal_failures.inc)
             await stack.enter_async_context(_running(sealer.run))
             passwords = Passwords()
             stack.callback(passwords.close)

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 import asyncpg
@@ -20,7 +22,7 @@ from probity.audit.models import INSTALLATION, Action, AuditEventId, AuditFilter
 from probity.audit.sealer import Sealer
 from probity.audit.service import AuditService, record, verify_file
 from probity.kernel.crypto import KeyRing
-from probity.kernel.db import Database, fetch_value
+from probity.kernel.db import Database, DatabaseAway, Tx, fetch_value
 from probity.kernel.errors import Denied
 from probity.kernel.ids import new_id
 from probity.kernel.principal import OrgId, Principal, system_principal
@@ -85,6 +87,45 @@ async def test_a_sealer_that_runs_seals_within_a_second(sealer: Sealer, db: Data
     await running
 
     assert sealed == 3
+
+
+class SometimesAway:
+    """A database that answers when `is_away` is off."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.is_away = True
+        self.failures = 0
+
+    def count(self) -> None:
+        self.failures += 1
+
+    def system_connection(self) -> AbstractAsyncContextManager[Tx]:
+        if self.is_away:
+            raise DatabaseAway("away")
+        return self._db.system_connection()
+
+    def system(self) -> AbstractAsyncContextManager[Tx]:
+        return self._db.system()
+
+
+async def test_a_sealer_outlives_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, db: Database, admin: Principal, clock: FakeClock, heads: HeadsFile
+) -> None:
+    monkeypatch.setattr("probity.audit.sealer._AFTER_ERROR_S", 0.05)
+    away = SometimesAway(db)
+    await write(db, admin)
+    stop = asyncio.Event()
+    running = asyncio.create_task(Sealer(cast("Database", away), clock, RING, heads, on_failure=away.count).run(stop))
+
+    await asyncio.sleep(0.3)
+    away.is_away = False
+    await asyncio.sleep(0.3)
+    stop.set()
+    await running
+
+    assert away.failures > 1
+    assert [head.seq for head in heads.read()] == [1]
 
 
 async def test_many_sealers_and_writers_make_one_gapless_chain(

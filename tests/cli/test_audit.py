@@ -54,6 +54,24 @@ async def test_a_trail_is_verified_exported_and_verified_again_without_a_databas
     assert (found["reason"], found["seq"]) == ("event_changed", 2)
 
 
+async def test_pruning_asks_first_and_leaves_a_broken_trail_alone(trail: Principal, pg: TestDatabase, tmp_path: Path) -> None:
+    where = {"DATABASE_URL": pg.app.reveal(), "DATABASE_SYSTEM_URL": pg.system.reveal(), "PROBITY_MASTER_KEYS": KEY}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return probity("audit", *arguments, "--json", "--data", str(tmp_path / "data"), **where)
+
+    await asyncio.to_thread(command, "verify")
+    unconfirmed = await asyncio.to_thread(command, "prune", "--older-than", "1")
+    nothing = await asyncio.to_thread(command, "prune", "--older-than", "1", "--yes")
+    await tamper(pg)
+    refused = await asyncio.to_thread(command, "prune", "--older-than", "1", "--yes")
+
+    assert unconfirmed.returncode != 0
+    assert (nothing.returncode, nothing.stdout) == (0, '{"removed_up_to":0}\n')
+    assert refused.returncode == 1
+    assert "does not verify" in refused.stderr
+
+
 async def tamper(pg: TestDatabase) -> None:
     conn = await asyncpg.connect(pg.owner.reveal().replace("probity_owner@", "postgres@"))
     try:

@@ -7,7 +7,7 @@ what is queued.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Final
 from uuid import UUID
@@ -30,13 +30,20 @@ _AFTER_ERROR_S: Final = 2.0
 
 
 class Sealer:
-    """Seals all chains of one database. `run` is for a server; `seal` for a command or a verifier."""
+    """Seals all chains of one database. `run` is for a server; `seal` for a command or a verifier.
 
-    def __init__(self, db: Database, clock: Clock, ring: KeyRing, heads: HeadsFile) -> None:
+    Args:
+        on_failure: called when `run` could not seal or the disk did not take the heads; counts for an operator's alert.
+    """
+
+    def __init__(
+        self, db: Database, clock: Clock, ring: KeyRing, heads: HeadsFile, *, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ring = ring
         self._heads = heads
+        self._on_failure = on_failure
         # Heads that the disk did not take yet; only the last of each chain matters.
         self._unwritten: dict[UUID, Checkpoint] = {}
         self._keys_saved = False
@@ -49,10 +56,12 @@ class Sealer:
                 await self._seal_waiting()
             except Unavailable as error:
                 log.warning("audit.seal_failed", error=str(error))
+                self._on_failure()
                 pause_s = _AFTER_ERROR_S
             except Exception:
                 # The supervisor of the sealer: nothing may end it while the server runs.
                 log.exception("audit.seal_failed")
+                self._on_failure()
                 pause_s = _AFTER_ERROR_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)
@@ -118,6 +127,7 @@ class Sealer:
             await asyncio.to_thread(self._heads.append, batch)
         except OSError as error:
             log.error("audit.heads_not_written", path=str(self._heads.path), error=str(error))
+            self._on_failure()
             return
         for head in batch:
             if self._unwritten.get(head.org_id) is head:

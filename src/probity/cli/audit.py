@@ -3,13 +3,15 @@
 import asyncio
 import sys
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
 import click
 
-from probity.audit.models import INSTALLATION, Verification
+from probity.audit.errors import ChainBroken
+from probity.audit.models import INSTALLATION, Checkpoint, Verification
 from probity.audit.service import AuditService, verify_file
 from probity.cli.database import Target
 from probity.cli.db import DATA
@@ -73,6 +75,39 @@ def export_command(organization: str | None, output: Path | None, data: Path) ->
             with output.open("wb") as file:
                 asyncio.run(_export(target, ring, data, org_id, file))
             click.echo(f"wrote {output}", err=True)
+
+
+@audit.command("prune")
+@click.option("--older-than", "days", type=click.IntRange(1, 36500), required=True, metavar="DAYS", help="Remove events older than this.")
+@click.option("--organization", metavar="ID", help="Which one, when there are several.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@DATA
+@json_option
+def prune_command(days: int, organization: str | None, yes: bool, data: Path, as_json: bool) -> None:
+    """Remove old events for good; a signed boundary remains, and the rest still verifies.
+
+    A trail that does not verify is left as it is. Export it first if the events may be asked for later.
+    """
+    ring = required_keys(data)
+    org_id = parse_id(OrgId, organization) if organization else None
+    if not yes:
+        click.confirm(f"Remove all events older than {days} days?", abort=True, err=True)
+    with served(data) as target:
+        boundary = asyncio.run(_prune(target, ring, data, org_id, days))
+    if as_json:
+        print_json({"removed_up_to": boundary.seq if boundary else 0})
+    else:
+        click.echo(f"Removed everything up to number {boundary.seq}." if boundary else "No event is that old.")
+
+
+async def _prune(target: Target, ring: KeyRing, data: Path, org_id: OrgId | None, days: int) -> Checkpoint | None:
+    async with _service(target, ring, data) as service:
+        if org_id is None:
+            org_id = _only([each.org_id for each in await service.verify_all_tenants() if each.org_id != INSTALLATION])
+        try:
+            return await service.prune_all_tenants(org_id, datetime.now(UTC) - timedelta(days=days))
+        except ChainBroken as error:
+            raise CommandFailed(str(error)) from error
 
 
 async def _verify(target: Target, ring: KeyRing, data: Path) -> list[Verification]:
