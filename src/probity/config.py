@@ -100,6 +100,7 @@ class FleetConfig:
     allow_direct_mint: bool
     heartbeat_interval_s: int
     queue_cap_per_org: int
+    queue_cap_per_agent: int
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def load(environ: Mapping[str, str]) -> Config:
             allow_direct_mint=reader.flag("SB_ALLOW_DIRECT_AGENT_MINT"),
             heartbeat_interval_s=reader.integer("PROBITY_HEARTBEAT_INTERVAL", 5, 3600),
             queue_cap_per_org=reader.integer("PROBITY_QUEUE_CAP", 1, 10_000_000),
+            queue_cap_per_agent=reader.integer("PROBITY_AGENT_QUEUE_CAP", 1, 1_000_000),
         ),
         log=LogConfig(
             level=reader.choice("LOG_LEVEL", {name: name for name in ("debug", "info", "warning", "error")}),
@@ -272,6 +274,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("SB_ALLOW_DIRECT_AGENT_MINT",), "true", "whether `POST /api/v1/agents` makes agents without an enrolment token"),
     Setting(("PROBITY_HEARTBEAT_INTERVAL",), "30", "seconds between heartbeats that agents are told to keep"),
     Setting(("PROBITY_QUEUE_CAP",), "100000", "queued jobs an organization may have"),
+    Setting(("PROBITY_AGENT_QUEUE_CAP",), "1000", "queued jobs that may name one agent"),
     Setting(("LOG_LEVEL",), "info", "`debug`, `info`, `warning` or `error`"),
     Setting(("PROBITY_LOG_FORMAT",), "json", "`json` or `console`"),
 )

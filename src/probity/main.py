@@ -166,7 +166,14 @@ def build(
             stack.push_async_callback(wakeups.close)
             await wakeups.start()
             fleet = FleetService(db, clock, limiter, heartbeat_interval_s=config.fleet.heartbeat_interval_s)
-            dispatch = DispatchService(db, clock, fleet, wakeups, queue_cap=config.fleet.queue_cap_per_org)
+            dispatch = DispatchService(
+                db,
+                clock,
+                fleet,
+                wakeups,
+                queue_cap=config.fleet.queue_cap_per_org,
+                agent_queue_cap=config.fleet.queue_cap_per_agent,
+            )
             await stack.enter_async_context(_when(shutdown.stopping, dispatch.stop))
             projects = ProjectService(db, clock)
             hub = RunHub(db, stopping=shutdown.stopping)

@@ -1,12 +1,18 @@
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from probity.kernel.db import Database
 from probity.kernel.principal import system_principal
-from probity.kernel.wakeups import ANY, Wakeups, _payloads
+from probity.kernel.secret import Secret
+from probity.kernel.wakeups import ANY, BothTransports, PostgresTransport, RedisTransport, Wakeups, _payloads
 from tests.cluster import TestDatabase
 
 
@@ -104,3 +110,42 @@ def test_too_many_keys_become_any_and_messages_stay_small() -> None:
 
     assert all(len(payload.encode()) < 8000 for payload in payloads)
     assert f'"many":["{ANY}"]' in "".join(payloads)
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[Secret]:
+    """A Redis of its own on a socket in a temporary directory."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        pytest.skip("no Redis or Valkey server on this machine")
+    path = tmp_path / "redis.sock"
+    server = subprocess.Popen([program, "--port", "0", "--unixsocket", str(path), "--save", ""], stdout=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield Secret(f"unix://{path}")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def test_servers_wake_each_other_through_redis_and_still_hear_of_cache_drops(pg: TestDatabase, redis_url: Secret) -> None:
+    heard: list[str] = []
+    databases = [await Database.open(dsn=pg.app, system_dsn=pg.system) for _ in range(2)]
+    here, there = (Wakeups(db, BothTransports(PostgresTransport(db), RedisTransport(redis_url)), tick_s=0.01) for db in databases)
+    for wakeups in (here, there):
+        await wakeups.start()
+    assert there.is_live
+    there.subscribe("runs", heard.append)
+
+    here.notify("runs", "1")
+    await until(lambda: "1" in heard)
+    async with databases[0].system() as tx:
+        await here.notify_in(tx, "runs", "2")
+    await until(lambda: "2" in heard)
+
+    for wakeups in (here, there):
+        await wakeups.close()
+    for db in databases:
+        await db.close()

@@ -42,5 +42,8 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 async def publish(tx: Tx, event: Event, *, org_id: OrgId | None, correlation_id: UUID | None = None) -> None:
-    """Publish with the caller's transaction: everyone who subscribed hears of it if, and only if, it commits."""
+    """Publish with the caller's transaction: everyone who subscribed hears of it if, and only if, it commits.
+
+    An event that no server has a subscriber for waits in the queue until one has: publish what somebody wants to know.
+    """
     await add_tasks(tx, [NewTask(id=new_id(), org_id=org_id, kind=EVENT_PREFIX + event.kind, payload=event, correlation_id=correlation_id)])
