@@ -78,6 +78,10 @@ async def test_a_correlation_id_may_lack_its_dashes(
         ("until=2025-02-30T00:00:00Z", "until: expected RFC3339 timestamp"),
         ("limit=-1", "limit must be a non-negative integer"),
         ("limit=ten", "limit must be a non-negative integer"),
+        ("limit=%D9%A3", "limit must be a non-negative integer"),
+        ("limit=99999999999999999999", "limit must be a non-negative integer"),
+        ("since=9999-12-31T23:59:59.999999999Z", "since: expected RFC3339 timestamp"),
+        ("since=2025-01-01T24:00:00Z", "since: expected RFC3339 timestamp"),
         ("limit=1.5", "limit must be a non-negative integer"),
     ],
 )

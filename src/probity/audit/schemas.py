@@ -16,8 +16,8 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1000
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_RFC3339: Final = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}:\d{2})")
-_NUMBER: Final = re.compile(r"\+?\d{1,18}")
+_RFC3339: Final = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}:\d{2})", re.ASCII)
+_NUMBER: Final = re.compile(r"\+?\d{1,18}", re.ASCII)
 
 
 class AuditEventOut(msgspec.Struct, frozen=True, omit_defaults=True):

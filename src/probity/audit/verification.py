@@ -1,5 +1,6 @@
 """Checking a chain where it lives: in the database, held against the heads outside it."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -44,7 +45,8 @@ async def _check_once(begin: Begin, chain_id: UUID, known_keys: Mapping[str, byt
         last_seq = await store.last_seq(tx, chain_id)
     boundary = next((each for each in reversed(checkpoints) if each.kind is CheckpointKind.BOUNDARY), None)
     expected = [each for each in checkpoints if each is not boundary] + [head for head in heads if head.org_id == chain_id]
-    check = rules.ChainCheck(chain_id, keys, boundary=boundary, checkpoints=expected)
+    # In a thread: it checks the signature of every checkpoint and head.
+    check = await asyncio.to_thread(rules.ChainCheck, chain_id, keys, boundary=boundary, checkpoints=expected)
     while not check.is_over:
         async with begin() as tx:
             page = await store.list_links(tx, chain_id, after=check.seq, until=last_seq, limit=_PAGE)
