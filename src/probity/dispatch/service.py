@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from probity.audit import service as audit
@@ -264,19 +265,25 @@ class DispatchService:
         empty = [n for n, result in enumerate(results) if result.org_id is not None and result.job is None]
         if not empty:
             return results
-        served = {result.org_id for result in results if result.job is not None}
-        # Served organizations had jobs: a class may have lost one to another class that found the same row.
-        again = [n for n in empty if results[n].org_id in served]
-        async with self._db.system() as tx:
-            org_ids = sorted({org_id for n in empty if (org_id := results[n].org_id) is not None})
-            freed = await store.requeue_abandoned_all_tenants(tx, org_ids, now=self._clock.now(), limit=_REQUEUE_BATCH)
-        again = sorted({*again, *(n for n in empty if results[n].org_id in freed)})
-        if again:
+        try:
+            again = await self._worth_asking_again(results, empty)
             for n, result in zip(again, await self._claim([claimers[n] for n in again]), strict=True):
                 results[n] = result
+        except (Unavailable, asyncpg.PostgresError) as error:
+            # What the first statement claimed is claimed: its agents must hear of it, whatever became of the second.
+            log.warning("dispatch.claim.not_repeated", error=repr(error))
         return results
 
+    async def _worth_asking_again(self, results: list[ClaimResult], empty: list[int]) -> list[int]:
+        """Return the places of claimers without a job in whose organization there may be one after all."""
+        served = {result.org_id for result in results if result.job is not None}
+        org_ids = sorted({org_id for n in empty if (org_id := results[n].org_id) is not None})
+        freed = await store.requeue_abandoned_all_tenants(self._db, org_ids, now=self._clock.now(), limit=_REQUEUE_BATCH)
+        return [n for n in empty if results[n].org_id in served | freed]
+
     async def _claim(self, claimers: list[AgentCredential]) -> list[ClaimResult]:
+        if not claimers:
+            return []
         return await lease_store.claim_all_tenants(self._db, claimers, now=self._clock.now(), lease_s=self._lease_s)
 
     async def _end_batch(self, ends: list[tuple[AgentCredential, JobId, Completion]]) -> list[EndResult]:

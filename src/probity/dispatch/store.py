@@ -8,7 +8,7 @@ import msgspec
 
 from probity.dispatch.events import JOB_FINISHED_TASK
 from probity.dispatch.models import CONTRACT_GRACE_S, CONTRACT_KINDS, Job, JobId, NewJob, Reason
-from probity.kernel.db import Tx, execute, fetch_all, fetch_one, fetch_rows, fetch_value
+from probity.kernel.db import Database, Tx, execute, fetch_all, fetch_one, fetch_rows, fetch_value
 from probity.kernel.principal import AgentId, OrgId
 from probity.kernel.queue import JobState
 
@@ -242,36 +242,37 @@ async def sweep_leases_all_tenants(tx: Tx, *, now: datetime, limit: int) -> list
     )
 
 
-async def requeue_abandoned_all_tenants(tx: Tx, org_ids: Sequence[OrgId], *, now: datetime, limit: int) -> set[OrgId]:
+async def requeue_abandoned_all_tenants(db: Database, org_ids: Sequence[OrgId], *, now: datetime, limit: int) -> set[OrgId]:
     """Let jobs wait again whose lease is over and that have attempts left, and return their organizations.
 
     The last holder stays in `claimed_by`: until somebody else claims the job, its late word still counts.
     """
-    rows = await fetch_rows(
-        tx,
-        """
-        with over as (
-            select id, org_id
-              from jobs
-             where lane = 'agent'
-               and state = 'claimed'
-               and claim_expires_at <= :now
-               and org_id = any(:org_ids::uuid[])
-               and attempt < max_attempts
-               and cancel_requested_at is null
-             order by claim_expires_at
-             limit :limit
-               for update skip locked
+    async with db.system_connection() as tx:
+        rows = await fetch_rows(
+            tx,
+            """
+            with over as (
+                select id, org_id
+                  from jobs
+                 where lane = 'agent'
+                   and state = 'claimed'
+                   and claim_expires_at <= :now
+                   and org_id = any(:org_ids::uuid[])
+                   and attempt < max_attempts
+                   and cancel_requested_at is null
+                 order by claim_expires_at
+                 limit :limit
+                   for update skip locked
+            )
+            update jobs
+               set state = 'queued', claim_expires_at = null, updated_at = :now
+              from over
+             where jobs.org_id = over.org_id
+               and jobs.id = over.id
+            returning jobs.org_id
+            """,
+            org_ids=list(org_ids),
+            now=now,
+            limit=limit,
         )
-        update jobs
-           set state = 'queued', claim_expires_at = null, updated_at = :now
-          from over
-         where jobs.org_id = over.org_id
-           and jobs.id = over.id
-        returning jobs.org_id
-        """,
-        org_ids=list(org_ids),
-        now=now,
-        limit=limit,
-    )
     return {row["org_id"] for row in rows}

@@ -217,14 +217,19 @@ class TaskRunner:
             self._awake.set()
 
     async def _claim_loop(self) -> None:
+        loop = asyncio.get_running_loop()
         registered = False
+        look_at_periods = 0.0
         while not self._stopping:
             try:
                 if not registered:
                     await queue.register_periods_all_tenants(self._db, {name: period.every_s for name, period in self._periodic.items()})
                     registered = True
                 self._awake.clear()
-                await self.start_due_periods()
+                if loop.time() >= look_at_periods:
+                    # Not at every wake-up: a busy queue wakes this loop hundreds of times a second.
+                    await self.start_due_periods()
+                    look_at_periods = loop.time() + self._poll_s
                 await self._fill()
             except Exception as error:  # noqa: BLE001
                 # The supervisor of the runner: an absent database must not end it, and a bug must not end the other tasks.
