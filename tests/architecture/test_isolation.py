@@ -59,7 +59,6 @@ ALL_TENANTS = {
 BORROWERS = {
     "audit.sealer._seal_batch": {"_chain"},
     "audit.sealer._seal_waiting": set(),
-    "dispatch.service._claim_batch": set(),
     "dispatch.service._give_back": set(),
     "dispatch.tasks.sweep_leases": {"record", "publish"},
     "fleet.service.enrol": {"_record_refused_enrollment", "_admit"},
