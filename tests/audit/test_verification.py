@@ -556,3 +556,36 @@ async def test_events_are_listed_newest_first_by_every_filter(
     assert await ids(until=moment) == [first]
     assert await ids(limit=1) == [third]
     assert await ids(actor=outsider.actor) == []
+
+
+# How a value of each type is changed as little as possible.
+SMALLEST_CHANGE = {
+    "uuid": "encode(set_byte(uuid_send({0}), 15, get_byte(uuid_send({0}), 15) # 1), 'hex')::uuid",
+    "bytea": "set_byte({0}, length({0}) / 2, get_byte({0}, length({0}) / 2) # 1)",
+    "text": "{0} || ' '",
+    "bigint": "{0} + 1000",
+    "timestamp with time zone": "{0} + interval '1 microsecond'",
+    "jsonb": """{0} || '{{"a": 1}}'""",
+}
+CONSTRAINED = {"audit_events.status": "'denied'", "audit_checkpoints.kind": "'boundary'"}
+
+
+@pytest.mark.parametrize("table", ["audit_events", "audit_chain", "audit_checkpoints"])
+async def test_no_column_can_be_changed_unseen(
+    audit: AuditService, db: Database, admin: Principal, tamper: asyncpg.Connection, table: str
+) -> None:
+    """Also one that somebody adds to a table and to no hash or signature."""
+    await write(db, admin, transactions=3)
+    assert (await audit.verify(admin)).verified
+    columns = await tamper.fetch("select column_name as name, data_type from information_schema.columns where table_name = $1", table)
+    assert len(columns) > 5
+    await tamper.execute(f"create temp table original as select * from {table}")
+
+    for column in columns:
+        change = CONSTRAINED.get(f"{table}.{column['name']}") or SMALLEST_CHANGE[column["data_type"]].format(column["name"])
+        await tamper.execute(f"update {table} set {column['name']} = {change} where ctid = (select min(ctid) from {table})")
+        found = await audit.verify_all_tenants()
+        await tamper.execute(f"delete from {table}; insert into {table} select * from original")
+
+        assert not all(each.verified for each in found), f"{table}.{column['name']} was changed and nobody noticed"
+    assert (await audit.verify(admin)).verified
