@@ -5,6 +5,7 @@ import base64
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,6 +59,7 @@ class Deployment:
             if process is not None:
                 _end(process)
         self._postgres.close()
+        forget_postgres(self.directory)
 
     # Each kill is followed by the start that an operator's supervisor would make.
 
@@ -158,6 +160,12 @@ class Deployment:
 def deployment(directory: Path) -> Iterator[Deployment]:
     with Deployment(directory) as running:
         yield running
+
+
+def forget_postgres(directory: Path) -> None:
+    """Remove what PostgreSQL kept outside `directory` because its account could not reach it there."""
+    for pointer in directory.glob("postgres/location"):
+        shutil.rmtree(pointer.read_text(encoding="utf-8").strip(), ignore_errors=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

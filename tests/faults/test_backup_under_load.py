@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.deployment import Deployment, deployment
+from tests.faults.deployment import Deployment, deployment, forget_postgres
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -29,6 +29,7 @@ def test_the_trail_of_a_restored_backup_verifies(tmp_path: Path) -> None:
         probity(installation, "db", "restore", tmp_path / "backup.tar", "--data", tmp_path / "restored", DATABASE_URL=None)
         found = probity(installation, "audit", "verify", "--json", "--data", tmp_path / "restored", DATABASE_URL=None)
 
+    forget_postgres(tmp_path / "restored")
     trails = json.loads(found)["trails"]
     assert sum(trail["events"] for trail in trails) > 10
     assert max(trail["checkpoints"] for trail in trails) > 3, "the heads file was not restored"
