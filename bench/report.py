@@ -87,7 +87,11 @@ def median(values: Sequence[float]) -> float:
 
 def machine() -> str:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB, {platform.system()} {platform.release().partition('-')[0]}"
+    busy = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB, {platform.system()} {platform.release().partition('-')[0]}, "
+        f"load average {busy:.1f} at the end"
+    )
 
 
 def versions(postgres: str) -> str:

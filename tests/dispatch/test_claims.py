@@ -218,8 +218,8 @@ async def test_queueing_needs_its_permission(server: Server) -> None:
 async def test_sixty_four_claimers_complete_every_job_once(
     server: Server, other_server: Server, admin: Principal, outsider: Principal, db: Database, pg: TestDatabase
 ) -> None:
-    """Two servers, two organizations, concurrent claims and completions, some of them twice."""
-    count = 300
+    """Two servers, two organizations, 5,000 jobs; each is completed twice, and once counts."""
+    count = 2_500
     agents: list[tuple[Server, AgentCredential]] = []
     for n in range(32):
         agents.append((server, await an_agent(server, admin, f"a-{n}", tags=("big",) if n % 3 == 0 else ())))
