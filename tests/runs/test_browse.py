@@ -72,7 +72,7 @@ async def test_a_large_run_leaves_its_rows_to_the_suites(
     runs: RunService, ingest: IngestService, browser: RunBrowser, admin: Principal
 ) -> None:
     run = await runs.create(admin, a_run())
-    await ingest.ingest(admin, run.id, [a_result(f"s::{n}", suite="s") for n in range(SMALL_RUN + 60)])
+    await ingest.ingest(admin, run.id, [a_result(f"s::{n}", suite="s") for n in range(SMALL_RUN + 160)])
 
     seen = await browser.overview(admin, run.id)
     first = await browser.list_cases(admin, run.id, suite="s")
@@ -80,8 +80,8 @@ async def test_a_large_run_leaves_its_rows_to_the_suites(
     second = await browser.list_cases(admin, run.id, suite="s", after=first.next_after)
 
     assert seen.cases is None
-    assert seen.suites[0].total == SMALL_RUN + 60
-    assert [case.name for case in first.cases + second.cases] == [str(n) for n in range(SMALL_RUN + 60)]
+    assert seen.suites[0].total == SMALL_RUN + 160
+    assert [case.name for case in first.cases + second.cases] == [str(n) for n in range(SMALL_RUN + 160)]
     assert second.next_after is None
 
 

@@ -7,6 +7,7 @@ from probity.kernel.principal import ANONYMOUS, Principal
 from probity.runs.ingest.service import IngestService
 from probity.runs.models import Outcome, Run
 from probity.runs.service import RunService
+from probity.web.assets import DIRECTORY
 from tests.http_app import TestAuthenticator
 from tests.runs.builders import a_finish, a_log, a_result, a_run
 
@@ -132,3 +133,27 @@ async def test_whoever_is_not_signed_in_is_sent_there_and_back(http: httpx.Async
     reply = await page(http, callers, ANONYMOUS, "/runs?state=failed")
 
     assert (reply.status_code, reply.headers["location"]) == (303, "/sign-in?next=%2Fruns%3Fstate%3Dfailed")
+
+
+async def test_large_runs_and_full_lists_stay_within_the_weight_of_a_page(
+    http: httpx.AsyncClient, callers: TestAuthenticator, admin: Principal, runs: RunService, ingest: IngestService
+) -> None:
+    large = await runs.create(admin, a_run(name="large"))
+    for suite in range(70):
+        results = [
+            a_result(f"tests.unit.test_part_{suite}::test_case_{n}", Outcome.FAILED if n == 0 else Outcome.PASSED, suite=f"tests.unit.test_part_{suite}",
+                     message="AssertionError: " + "x" * 300 if n == 0 else None)
+            for n in range(4)
+        ]  # fmt: skip
+        await ingest.ingest(admin, large.id, results)
+    for n in range(52):
+        await runs.create(admin, a_run(name=f"a run with a name of a usual length {n}", project="signing"))
+    style = (DIRECTORY / "app.css").stat().st_size
+
+    listed = await page(http, callers, admin, "/runs")
+    shown = await page(http, callers, admin, f"/runs/{large.label}")
+
+    assert len(listed.content) + style < 100_000
+    assert len(shown.content) + style < 100_000
+    assert "All 70 failures" in shown.text
+    assert "All 280 results" in shown.text

@@ -55,6 +55,7 @@ class Renderer:
             number=formats.number,
             plain=text.plain,
             plural=formats.plural,
+            second=_second,
             size=formats.size,
             traceback=text.traceback,
         )
@@ -68,6 +69,10 @@ class Renderer:
 
     def _elapsed(self, start: datetime | None, end: datetime | None) -> str:
         return formats.duration(formats.elapsed(start, end, self._clock.now()))
+
+
+def _second(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _iso(moment: datetime) -> str:

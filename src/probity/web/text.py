@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|.)")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LOCATION: Final = re.compile(r"^(?:\S+\.\w+:\d+: |  File \")")
-_FIRST_LINE_LIMIT: Final = 240
+_FIRST_LINE_LIMIT: Final = 160
 
 
 def plain(text: str) -> str:

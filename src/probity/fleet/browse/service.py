@@ -21,7 +21,8 @@ class FleetBrowser:
         online_since = self._clock.now() - ONLINE_WITHIN
         async with self._db.transaction(principal) as tx:
             found = await store.list_agents(tx, principal.org_id, query, online_since=online_since)
-            count = await store.count_agents(tx, principal.org_id, query, online_since=online_since)
+            is_all = query.after is None and len(found) <= query.limit
+            count = len(found) if is_all else await store.count_agents(tx, principal.org_id, query, online_since=online_since)
         agents = found[: query.limit]
         return AgentPage(agents, count, (agents[-1].name, agents[-1].id) if len(found) > query.limit else None)
 

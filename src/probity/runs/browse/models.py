@@ -1,5 +1,6 @@
 """What people see of runs."""
 
+import re
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,10 +12,11 @@ from probity.runs.models import Outcome, Run, RunId, RunState
 
 # Counting stops here, so that a title never costs a scan of everything.
 COUNT_LIMIT: Final = 10_000
+_NUMBER: Final = re.compile(r"(RUN-)?([1-9][0-9]{0,17})", re.IGNORECASE)
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list of runs is narrowed to; `before` is the last run of the page before."""
+    """What a list of runs is narrowed to; `before` is the last run of the page before. `RUN-42` as text means that run and no other."""
 
     state: RunState | None = None
     project_id: UUID | None = None
@@ -22,6 +24,17 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     before: RunId | None = None
     limit: int = 50
+
+    @property
+    def number(self) -> int | None:
+        """The human number that the text names, with or without its prefix."""
+        named = _NUMBER.fullmatch(self.text or "")
+        return int(named[2]) if named else None
+
+    @property
+    def is_label(self) -> bool:
+        named = _NUMBER.fullmatch(self.text or "")
+        return named is not None and bool(named[1])
 
 
 class RunningRun(msgspec.Struct, frozen=True):

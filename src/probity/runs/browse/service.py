@@ -14,10 +14,10 @@ from probity.runs.models import Run, RunId
 
 RunRef = RunId | int
 
-_SUITES: Final = 500
+_SUITES: Final = 50
 # Runs up to this size show every row at once; in larger ones a suite is opened first.
-SMALL_RUN: Final = 150
-_FAILURES: Final = 100
+SMALL_RUN: Final = 100
+_FAILURES: Final = 25
 _CASES: Final = 200
 # Pieces of output are up to 1 MB each, so a page of them is bounded by text too.
 _LOG_PIECES: Final = 200
@@ -25,10 +25,11 @@ _LOG_CHARS: Final = 2_000_000
 
 
 class RunOverview(msgspec.Struct, frozen=True):
-    """One run with its suites, its failures, and its cases while they are few (`cases` is None in large runs)."""
+    """One run with its first suites and failures, and its cases while they are few (`cases` is None in large runs)."""
 
     detail: RunDetail
     suites: list[Suite]
+    has_more_suites: bool
     failures: list[CaseSummary]
     cases: list[CaseSummary] | None
 
@@ -53,7 +54,8 @@ class RunBrowser:
         principal.require("runs:read")
         async with self._db.transaction(principal) as tx:
             found = await store.list_runs(tx, principal.org_id, query)
-            count = await store.count_runs(tx, principal.org_id, query)
+            is_all = query.before is None and len(found) <= query.limit
+            count = len(found) if is_all else await store.count_runs(tx, principal.org_id, query)
         runs = found[: query.limit]
         return RunPage(runs, count, runs[-1].id if len(found) > query.limit else None)
 
@@ -80,7 +82,7 @@ class RunBrowser:
             suites = await store.list_suites(tx, run, limit=_SUITES)
             failures = await store.list_cases(tx, run, only_bad=True, limit=_FAILURES) if run.failed or run.errors else []
             cases = await store.list_cases(tx, run, limit=SMALL_RUN) if run.total <= SMALL_RUN else None
-        return RunOverview(RunDetail(run, project, agent), suites, failures[:_FAILURES], cases)
+        return RunOverview(RunDetail(run, project, agent), suites[:_SUITES], len(suites) > _SUITES, failures[:_FAILURES], cases)
 
     async def list_cases(
         self, principal: Principal, ref: RunRef, *, suite: str | None = None, only_bad: bool = False, after: int = 0

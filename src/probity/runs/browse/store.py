@@ -46,8 +46,12 @@ def _narrowed(query: RunQuery) -> LiteralString:
         where += " and r.project_id = :project_id"
     if query.agent_id is not None:
         where += " and r.agent_id = :agent_id"
-    if query.text is not None:
-        where += " and (r.name ilike :pattern or 'RUN-' || r.number = upper(:text) or r.number::text = :text)"
+    if query.is_label:
+        where += " and r.number = :number"
+    elif query.number is not None:
+        where += " and (r.name ilike :pattern or r.number = :number)"
+    elif query.text is not None:
+        where += " and r.name ilike :pattern"
     return where
 
 
@@ -57,7 +61,7 @@ def _params(org_id: OrgId, query: RunQuery) -> dict[str, object]:
         "state": query.state,
         "project_id": query.project_id,
         "agent_id": query.agent_id,
-        "text": query.text,
+        "number": query.number,
         "pattern": None if query.text is None else contains(query.text),
     }
 
@@ -142,7 +146,7 @@ def _of_run(run: Run) -> dict[str, object]:
 
 
 async def list_suites(tx: Tx, run: Run, *, limit: int) -> list[Suite]:
-    """Return the suites in the order in which they first appeared."""
+    """Return the suites in the order in which they first appeared, one more than `limit` when more follow."""
     return await fetch_all(
         tx,
         Suite,
@@ -151,7 +155,7 @@ async def list_suites(tx: Tx, run: Run, *, limit: int) -> list[Suite]:
         " count(*) filter (where outcome in ('failed', 'error')) as bad,"
         " count(*) filter (where outcome in ('skipped', 'xfailed')) as skipped,"
         " sum(spent_ms) as duration_ms"
-        " from final group by suite order by min(first_seq) limit :limit",
+        " from final group by suite order by min(first_seq) limit :limit + 1",
         until=run.last_seq,
         limit=limit,
         **_of_run(run),

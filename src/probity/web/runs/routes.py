@@ -88,6 +88,7 @@ async def run(
         failures=[present.case_of(case) for case in found.failures],
         failure_count=found.detail.run.failed + found.detail.run.errors,
         groups=present.groups_of(found.suites, found.cases, is_live=head.is_live),
+        has_more_suites=found.has_more_suites,
         artifacts=[present.artifact_of(head.id, artifact) for artifact in await artifacts.list_artifacts(principal, found.detail.run.id)],
         may_abort=principal.has("runs:abort"),
         events_href=f"/api/v1/runs/{head.id}/events",

@@ -62,7 +62,7 @@ class Totals(msgspec.Struct, frozen=True):
         start = 0.0
         for key in _BAR_ORDER:
             width = 100 * floors[key] / whole if whole else 0.0
-            parts.append(Share(key, round(start, 3), round(width, 3)))
+            parts.append(Share(key, round(start, 1), round(width, 1)))
             start += width
         return tuple(parts)
 
@@ -176,6 +176,7 @@ class RunPage(msgspec.Struct, frozen=True):
     failures: Sequence[Case]
     failure_count: int
     groups: Sequence[Group]
+    has_more_suites: bool
     artifacts: Sequence[ArtifactRow]
     may_abort: bool
     events_href: str

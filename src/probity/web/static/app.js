@@ -120,7 +120,7 @@
   };
 
   const move = (step) => {
-    const rows = $$("[data-row], .case > summary, .group > summary").filter((row) => row.offsetParent);
+    const rows = $$(".row-link, .case > summary, .group > summary").filter((row) => row.offsetParent);
     if (!rows.length) return;
     const at = rows.indexOf(document.activeElement);
     const row = rows[Math.min(rows.length - 1, Math.max(0, at < 0 ? (step > 0 ? 0 : rows.length - 1) : at + step))];
@@ -192,14 +192,14 @@
   });
   addEventListener("pageshow", () => $$("[data-sent]").forEach((form) => delete form.dataset.sent));
 
-  // Parts of a <details> that come when it is first opened: the address in data-load, the elements in data-select.
+  // Parts of a <details> that come when it is first opened: from the address of the link inside, the elements that data-load selects.
   const load = async (part) => {
-    const address = part.dataset.load;
+    const wanted = part.dataset.load, link = $("a", part);
     delete part.dataset.load;
-    const reply = await fetch(address).catch(() => null);
-    if (!reply?.ok) { part.dataset.load = address; return; }
+    const reply = await fetch(link.href).catch(() => null);
+    if (!reply?.ok) { part.dataset.load = wanted; return; }
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-    part.replaceChildren(...$$(part.dataset.select, page));
+    part.replaceChildren(...$$(wanted, page));
     tick();
   };
   document.addEventListener("toggle", (event) => {

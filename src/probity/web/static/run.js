@@ -6,7 +6,7 @@
   if (!root) return;
   const { href, ref, name } = root.dataset;
   const results = $("#results"), groups = $("#groups");
-  const BAD = new Set(["failed", "error"]), ROWS = 200;
+  const BAD = new Set(["failed", "error"]), ROWS = 150;
   let seq = Number(root.dataset.seq), running = root.dataset.live === "true";
 
   // Tabs change the address, not the page.
@@ -94,14 +94,13 @@
     const title = $(".title", item), why = $(".why", item), tag = $(".tag", item);
     title.prepend(result.name);
     if (!opens) return item;
-    const said = (result.message || "").trim().split("\n")[0].slice(0, 240);
+    const said = (result.message || "").trim().split("\n")[0].slice(0, 160);
     if (said) why.textContent = said; else why.remove();
     if (result.attempt > 1) {
       tag.textContent = `${result.flaky ? "flaky, " : ""}${result.attempt} attempts`;
       if (!result.flaky) delete tag.dataset.kind;
     } else tag.remove();
-    const detail = $("[data-load]", item);
-    detail.dataset.load = $("a", detail).href = `${href}/case?key=${encodeURIComponent(result.case)}`;
+    $(".detail a", item).href = `${href}/case?key=${encodeURIComponent(result.case)}`;
     return item;
   };
   const find = (list, key) => $(`li[data-case="${CSS.escape(key)}"]`, list);
@@ -109,6 +108,14 @@
   const outcomes = new Map($$("li[data-case]", groups).map((item) => [item.dataset.case, $(".state", item).dataset.state]));
   const suites = new Map($$(".group", groups).map((group) => [group.dataset.suite, group]));
   let drawn = outcomes.size;
+  const more = (list, suite, text) => {
+    const item = document.createElement("li"), link = document.createElement("a");
+    link.className = "more link";
+    link.href = `${href}/results?suite=${encodeURIComponent(suite)}`;
+    link.textContent = text;
+    item.append(link);
+    list.append(item);
+  };
   const groupOf = (suite) => {
     let group = suites.get(suite);
     if (group) return group;
@@ -118,8 +125,8 @@
     if (drawn >= ROWS) {
       group.open = false;
       const list = $(".cases", group);
-      list.dataset.load = `${href}/results?suite=${encodeURIComponent(suite)}`;
-      list.dataset.select = "#cases > li, #cases-more";
+      list.dataset.load = "#cases > li, #cases-more";
+      more(list, suite, "Show the cases");
     }
     suites.set(suite, group);
     groups.append(group);
@@ -133,9 +140,17 @@
     if (BAD.has(outcome)) data.bad = +data.bad + n;
     else if (outcome === "skipped" || outcome === "xfailed") data.skipped = +data.skipped + n;
     data.ms = +(data.ms || 0) + ms;
-    const say = (selector, count, word) => { const part = $(selector, group); put(part, `${count} ${word}`); part.hidden = !count; };
-    say(".bad", +data.bad, "failed");
-    say(".skip", +data.skipped, "skipped");
+    const say = (kind, count, word) => {
+      let part = $(`.tally .${kind}`, group);
+      if (!part && count) {
+        part = document.createElement("span");
+        part.className = kind;
+        $(".ok", group).before(part);
+      }
+      if (part) { put(part, `${count} ${word}`); part.hidden = !count; }
+    };
+    say("bad", +data.bad, "failed");
+    say("skip", +data.skipped, "skipped");
     put($(".ok", group), `${data.total - data.bad - data.skipped} passed`);
     put($("summary .took", group), duration(+data.ms));
   };
@@ -146,7 +161,7 @@
     const count = $("h2 .n", failures);
     count.textContent = number(Number(count.textContent.replace(/\D/g, "")) + (bad ? 1 : 0) - (old && BAD.has($(".state", old).dataset.state) ? 1 : 0));
     if (old) { if (!$("details[open]", old)) old.replaceWith(row(result)); return; }
-    if (list.children.length >= 100) return;
+    if (list.children.length >= 25) return;
     place(() => { failures.hidden = false; list.append(row(result)); });
   };
   const result = (event) => {
@@ -165,12 +180,7 @@
       const put = () => { const item = row(one); item.classList.add("fresh"); list.append(item); };
       if (group === groups.lastElementChild) put(); else place(put);
     } else if (drawn >= ROWS && !$(".more", list) && !list.dataset.load) {
-      const more = document.createElement("li"), link = document.createElement("a");
-      link.className = "more link";
-      link.href = `${href}/results?suite=${encodeURIComponent(one.suite ?? one.file ?? "")}`;
-      link.textContent = "All cases of this suite";
-      more.append(link);
-      list.append(more);
+      more(list, one.suite ?? one.file ?? "", "All cases of this suite");
     }
     if (event.totals) totals(event.totals);
   };
