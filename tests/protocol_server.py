@@ -6,6 +6,7 @@ It keeps in memory what it is told, as the real server would: events once per cl
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+LEASE_S = 30.0
 SECRET = "agent-secret-value"
 KEY = "pa_" + "0" * 64
 
@@ -23,6 +25,7 @@ class Job:
     payload: dict[str, Any]
     job_type: str = "command"
     claimed: bool = False
+    leased_until: float = 0.0
     cancel: bool = False
     lost: bool = False
     renewals: int = 0
@@ -84,7 +87,8 @@ class ProtocolServer:
 
     def add_job(self, command: list[str], **payload: Any) -> Job:
         number = len(self.state.jobs) + 1
-        job = Job(f"00000000-0000-7000-8000-{number:012d}", {"run_id": f"run-{number}", "command": command, "timeout_s": 60, **payload})
+        # As unique as real ones: agents find what is left of a job by its id, and tests run beside each other.
+        job = Job(str(uuid.uuid4()), {"run_id": f"run-{number}", "command": command, "timeout_s": 60, **payload})
         with self.changed:
             self.state.jobs[job.id] = job
             self.changed.notify_all()
@@ -231,6 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if job.lost or job.completions:
                     return 409, {"error": "job not owned by this agent"}
                 job.renewals += 1
+                job.leased_until = time.monotonic() + LEASE_S
                 return 200, {"claim_expires_at": "x", "cancel": job.cancel}
             case ["jobs", job_id, "complete"]:
                 job = state.jobs[job_id]
@@ -247,8 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
         with owner.changed:
             while True:
                 for job in owner.state.jobs.values():
-                    if not job.claimed:
+                    if not job.claimed or (not job.completions and not job.lost and time.monotonic() > job.leased_until):
                         job.claimed = True
+                        job.leased_until = time.monotonic() + LEASE_S
                         return 200, {
                             "id": job.id,
                             "job_type": job.job_type,

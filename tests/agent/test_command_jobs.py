@@ -60,6 +60,9 @@ def test_a_command_killed_by_a_signal_says_so(server: ProtocolServer, agent: Age
         ({"command": []}, "invalid_payload"),
         ({"command": "not a list"}, "invalid_payload"),
         ({"command": ["a\0b"]}, "spawn_failed"),
+        ({"command": ["true"], "cwd": "/a\0b"}, "invalid_payload"),
+        ({"command": ["true"], "env": {"A=B": "x"}}, "spawn_failed"),
+        ({"command": ["true"], "junit": ["\0"]}, "invalid_payload"),
     ],
 )
 def test_a_command_that_cannot_be_started_has_a_reason(server: ProtocolServer, agent: AgentProcess, payload: dict, reason: str) -> None:
@@ -73,6 +76,13 @@ def test_a_job_of_another_kind_is_refused(server: ProtocolServer, agent: AgentPr
     job.job_type = "sync"
 
     assert server.finish(job)["reason_code"] in ("unsupported_job", None)
+
+
+def test_an_agent_that_cannot_prepare_a_job_says_so_and_goes_on(server: ProtocolServer, agent: AgentProcess) -> None:
+    (agent.data / "pytest").write_text("in the way of the directory for the plugin")
+
+    assert server.finish(server.add_job(["true"]))["reason_code"] == "spawn_failed"
+    assert server.finish(server.add_job(["true"], pytest_live=False))["status"] == "succeeded"
 
 
 def test_the_time_limit_ends_a_command_that_ignores_sigterm(server: ProtocolServer, agent: AgentProcess) -> None:

@@ -1,6 +1,7 @@
 """One job of kind `command`, from its payload to its last record in the spool."""
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -154,6 +155,9 @@ class CommandJob:
         except SpoolFull as error:
             await self._kill()
             outcome = Outcome(None, Reason.DISK_FULL, str(error))
+        except OSError as error:
+            reason = Reason.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.SPAWN_FAILED
+            outcome = Outcome(None, reason, f"the command could not be started: {error}")
         result: dict[str, int | float | str | None] = {
             "exit_code": outcome.exit_code,
             "duration_ms": round((time.time() - started) * 1000),

@@ -18,6 +18,8 @@ log = logging.getLogger("probity.agent")
 # Limits of one ingest request: 1,000 events by contract; the size stays below common body limits of proxies.
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 700_000
+# The run or the job is gone, or somebody else's: no record of it will be taken, so there is no point in trying them one by one.
+_STATE_REFUSALS: Final = frozenset({403, 404, 409, 410})
 
 
 class Delivery:
@@ -75,10 +77,11 @@ class Delivery:
         try:
             await self._send(batch)
         except RequestRefused as error:
-            if len(batch) == 1:
+            if len(batch) == 1 or error.status in _STATE_REFUSALS:
                 # The server will never take it: keeping it would hold back everything behind it.
-                log.warning("the server refused a record of job %s and it is dropped: %s", self._job.job_id, error)
+                log.warning("the server refused %d records of job %s and they are dropped: %s", len(batch), self._job.job_id, error)
                 return
+            # Something in the batch is wrong; the rest of it is not to suffer.
             middle = len(batch) // 2
             await self._deliver(batch[:middle])
             await self._deliver(batch[middle:])

@@ -110,7 +110,7 @@ class Command:
         exit_code: int | None = None
         signal_name = spawn_error = None
         left = 0
-        while line := await self._status.readline():
+        while (line := await self._status.readline()).endswith(b"\n"):  # a killed supervisor may leave half a line
             record = json.loads(line)
             if "failed" in record:
                 spawn_error = str(record["failed"])

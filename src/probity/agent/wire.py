@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 Moment = Annotated[datetime, Meta(tz=True)]
-ShortText = Annotated[str, Meta(max_length=4_000)]
+ShortText = Annotated[str, Meta(max_length=4_000, pattern=r"^[^\0]*$")]
 
 
 class Enrolled(msgspec.Struct, frozen=True):

@@ -1,7 +1,6 @@
 """`probity agent …`: enrol this machine, run the agent, see how it does, keep it running."""
 
 import asyncio
-import fcntl
 import logging
 import os
 import platform
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +25,13 @@ from probity.agent.service_units import Unit, launchd_unit, systemd_unit
 from probity.agent.settings import CAPABILITIES, AgentSettings, Credential, default_data, load_credential, prepare_data, save_credential
 from probity.cli.errors import CheckFailed, CommandFailed
 from probity.cli.output import json_option, print_json
+from probity.kernel.lockfile import AlreadyLocked, locked
 from probity.kernel.serverurl import server_url
 
 # systemd does not start the agent again after this exit code.
 EXIT_REVOKED: Final = 3
+# `agent status` holds the lock for a moment to see whether it is free; an agent that starts just then waits.
+LOCK_WAIT_S: Final = 2.0
 
 data_option = click.option(
     "--data",
@@ -148,14 +150,14 @@ def run_command(
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.DEBUG if verbose else logging.WARNING)
-    with _only_one(folder):
-        try:
+    try:
+        with _only_one(folder):
             asyncio.run(_run(credential, settings))
-        except CredentialRefused as error:
-            click.echo(
-                f"Error: the server refuses this agent ({error}). It was revoked or removed; enrol again to use this machine.", err=True
-            )
-            raise click.exceptions.Exit(EXIT_REVOKED) from error
+    except AlreadyLocked as error:
+        raise CommandFailed(f"an agent runs in {folder} already") from error
+    except CredentialRefused as error:
+        click.echo(f"Error: the server refuses this agent ({error}). It was revoked or removed; enrol again to use this machine.", err=True)
+        raise click.exceptions.Exit(EXIT_REVOKED) from error
 
 
 async def _run(credential: Credential, settings: AgentSettings) -> None:
@@ -168,14 +170,24 @@ async def _run(credential: Credential, settings: AgentSettings) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the lock of the data directory: two agents over one spool would deliver each other's records."""
-    with (folder / "agent.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CommandFailed(f"an agent runs in {folder} already") from error
-        yield
+def _only_one(folder: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the lock of the data directory: two agents over one spool would deliver each other's records.
+
+    Raises:
+        AlreadyLocked: an agent runs there.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(folder / "agent.lock"))
+            except AlreadyLocked:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                yield
+                return
+        time.sleep(0.05)
 
 
 @agent.command("status")
@@ -203,9 +215,9 @@ def _status(folder: Path) -> dict[str, Any]:
     with suppress(FileNotFoundError, msgspec.DecodeError):
         status |= msgspec.json.decode((folder / "status.json").read_bytes(), type=dict[str, Any])
     try:
-        with _only_one(folder):
+        with locked(folder / "agent.lock"):
             status |= {"running": False, "jobs": []}
-    except CommandFailed:
+    except AlreadyLocked:
         status["running"] = True
     return status
 
