@@ -65,6 +65,17 @@ async def test_every_wrong_field_is_named(small: httpx.AsyncClient, callers: Tes
 
 
 @where
+async def test_a_body_that_is_no_object_is_said_to_be_none(
+    small: httpx.AsyncClient, callers: TestAuthenticator, dialect: Dialect, pinned: bool
+) -> None:
+    reply = await small.post(at(dialect, "/items", pinned=pinned), json=[], headers=callers.headers(USER))
+
+    assert reply.status_code == 400
+    assert is_shaped(dialect, reply)
+    assert '": ' not in reply.text.replace('": "', "")
+
+
+@where
 async def test_numbers_in_quotes_are_not_numbers(
     small: httpx.AsyncClient, callers: TestAuthenticator, dialect: Dialect, pinned: bool
 ) -> None:

@@ -1,18 +1,23 @@
 """On a real socket: slow callers, long headers, large bodies, streams that end when the server goes away."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from litestar import get
+from litestar.response import Stream
+from structlog.testing import capture_logs
 
 from probity.kernel.http.dialect import Dialect
+from probity.kernel.http.groups import route_group
 from probity.kernel.http.server import PatientProtocol
 from probity.kernel.http.settings import HttpSettings
 from tests.fakes import FakeClock
@@ -58,6 +63,55 @@ def test_the_second_request_of_a_connection_gets_its_own_time(address: tuple[str
 
     assert received.startswith(b"HTTP/1.1 409 ")
     assert b"HTTP/1.1 408 " in received
+
+
+def test_a_connection_goes_on_after_head(address: tuple[str, int]) -> None:
+    path = at(Dialect.OWN, "/limited").encode()
+
+    received = talk(
+        address,
+        b"HEAD " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        pause_s=0.2,
+    )
+    head, _, after = received.partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"content-length: " in head
+    assert after.startswith(b"HTTP/1.1 200 ")
+
+
+def test_head_of_an_endless_stream_ends_with_its_headers(callers: TestAuthenticator, clock: FakeClock) -> None:
+    async def forever() -> AsyncIterator[bytes]:
+        while True:
+            yield b": tick\n\n"
+            await asyncio.sleep(0.05)
+
+    @get("/endless", public=True)
+    async def endless() -> Stream:
+        return Stream(forever(), media_type="text/event-stream")
+
+    with (
+        served(build_app(callers, clock, routes=[route_group(Dialect.OWN, "/api/v1", [endless])])) as url,
+        httpx.Client(timeout=3) as client,
+    ):
+        reply = client.head(f"{url}/api/v1/endless")
+        after = client.get(f"{url}/api/v1/nothing")
+
+    assert (reply.status_code, reply.content, after.status_code) == (200, b"", 401)
+
+
+def test_a_broken_chunk_is_the_callers_fault(callers: TestAuthenticator, clock: FakeClock) -> None:
+    path = at(Dialect.OWN, "/own-items").encode()
+    with served(build_app(callers, clock)) as url, capture_logs() as entries:
+        talk(
+            ("127.0.0.1", int(url.rpartition(":")[2])),
+            b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"zz\r\n{}\r\n0\r\n\r\n",
+            pause_s=0.2,
+        )
+
+    assert [entry["status"] for entry in entries if entry["event"] == "http.request"] == [499]
 
 
 def test_headers_without_end_are_cut_at_64_kib(address: tuple[str, int]) -> None:

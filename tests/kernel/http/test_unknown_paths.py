@@ -8,6 +8,8 @@ import pytest
 import pytest_asyncio
 from litestar import get, post
 
+from probity.kernel.errors import Invalid
+from probity.kernel.http.auth import Connection
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.principal import CredentialKind, Principal, PrincipalKind
@@ -84,6 +86,24 @@ async def test_pinned_sentri_redirects_always_and_stays_pinned(small: httpx.Asyn
     assert (by_path.status_code, by_path.headers["location"]) == (308, "/compat/sentri/api/v1/nowhere?x=1")
     assert (by_host.status_code, by_host.headers["location"]) == (308, "/api/v1/nowhere?x=1")
     assert by_host.text == "Permanent Redirect. Redirecting to /api/v1/nowhere?x=1"
+
+
+async def test_a_redirect_keeps_what_was_encoded_in_the_path_encoded(small: httpx.AsyncClient) -> None:
+    reply = await small.get("/compat/sentri/api/a%0D%0Ab%3Fc%23d%20%C3%A9?x=%0A")
+
+    assert (reply.status_code, reply.headers["location"]) == (308, "/compat/sentri/api/v1/a%0D%0Ab%3Fc%23d%20%C3%A9?x=%0A")
+
+
+async def test_an_authenticator_that_finds_the_path_odd_does_not_answer_for_it(
+    small: httpx.AsyncClient, callers: TestAuthenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(request: Connection) -> Principal:
+        raise Invalid("invalid agent id")
+
+    monkeypatch.setattr(callers, "authenticate", refuse)
+    reply = await small.get("/api/v1/agents/x/y/z")
+
+    assert (reply.status_code, reply.json()) == (404, {"error": "Not Found"})
 
 
 async def test_pinned_sentri_checks_the_csrf_token_before_it_redirects(small: httpx.AsyncClient) -> None:

@@ -18,7 +18,7 @@ from probity.kernel.http.asgi import ASGIApp, Scope
 from probity.kernel.http.auth import Authenticator, provide_principal
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import exchange_of
-from probity.kernel.http.failures import InvalidInput
+from probity.kernel.http.failures import ClientGone, InvalidInput
 from probity.kernel.http.gate import ErrorPages, Gate
 from probity.kernel.http.groups import RouteRule, all_rules
 from probity.kernel.http.hot import HotRoute
@@ -75,6 +75,9 @@ def assemble(
     provided["principal"] = Provide(provide_principal, sync_to_thread=False)
 
     def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        if isinstance(error, ClientGone):
+            # Nobody reads a reply, and this is no fault of the server: the gate notes it as abandoned.
+            raise error
         known = _as_domain_error(error)
         reply = failure_reply(cast("Scope", request.scope), exchange_of(request.scope), known, clock)
         headers = [(name.decode(), value.decode("latin-1")) for name, value in reply.headers]

@@ -14,7 +14,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.utils import normalize_path
 
 from probity.kernel.clock import Clock
-from probity.kernel.errors import Unauthenticated
+from probity.kernel.errors import Invalid, Unauthenticated
 from probity.kernel.http import bodies, cors, csrf, unknown
 from probity.kernel.http.asgi import ASGIApp, Receive, Scope, Send
 from probity.kernel.http.auth import Authenticator, Connection, check_access
@@ -138,8 +138,9 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, reply: Reply, exchange: Exchange) -> None:
         method = scope["method"]
         if method == "HEAD":
-            # Every page that can be read can be asked about.
-            method = scope["method"] = "GET"
+            # Every page that can be read can be asked about. In a scope of its own: the server must still know that no body follows.
+            scope = {**scope, "method": "GET"}
+            method = "GET"
             reply.head_only = True
         hot = self._hot.find(method, scope["path"])
         if hot is not None and (exchange.pin is None or exchange.pin in hot[0].dialects):
@@ -225,7 +226,8 @@ class Gate:
 
     async def _answer_unknown(self, scope: Scope, reply: Reply, exchange: Exchange) -> None:
         connection = _connection(scope)
-        with suppress(Unauthenticated):
+        # An id that is none, in a path that is none, is no reason to answer otherwise.
+        with suppress(Unauthenticated, Invalid):
             exchange.principal = await self._authenticator.authenticate(connection)
         if exchange.pin is Dialect.SENTRI and scope["method"] not in csrf.SAFE_METHODS:
             self._check_csrf(connection, exchange)

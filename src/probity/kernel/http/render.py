@@ -118,6 +118,11 @@ def _json(status: int, body: dict[str, Any]) -> Rendered:
     return status, msgspec.json.encode(body), _JSON
 
 
+def _named(field: FieldError) -> str:
+    """Return a wrong field in one line; what is wrong with the body as a whole has no path."""
+    return f"{field.path}: {field.message}" if field.path else field.message
+
+
 def _listed(fields: tuple[FieldError, ...]) -> list[dict[str, str]]:
     return [{"path": field.path, "message": field.message} for field in fields]
 
@@ -139,7 +144,7 @@ def _achilles(case: Case) -> Rendered:
         case _ if case.is_anonymous:
             body["error"] = "Unauthorized"
         case _ if case.fields:
-            first = "; ".join(f"{field.path}: {field.message}" for field in case.fields[:3])
+            first = "; ".join(_named(field) for field in case.fields[:3])
             body |= {"error": f"Validation failed: {first}", "details": _listed(case.fields)}
     return _json(case.status, body)
 
@@ -176,7 +181,7 @@ def _agnox(case: Case) -> Rendered:
             text = "No API key or Bearer token provided. Use x-api-key header or Authorization: Bearer."
             body |= {"error": "Authentication required", "message": text}
         case _ if case.fields:
-            text = "; ".join(f"{field.path}: {field.message}" for field in case.fields)
+            text = "; ".join(_named(field) for field in case.fields)
             body |= {"error": "Invalid payload", "message": text, "details": _error_tree(case.fields)}
         case ProbityError(details=details):
             body |= {"error": details.get("title", case.message), "message": case.message}
@@ -270,7 +275,7 @@ def _sentri(case: Case) -> Rendered:
         case _ if case.is_anonymous:
             body["error"] = "Authentication required."
         case _ if case.fields:
-            body |= {"error": f"{case.fields[0].path}: {case.fields[0].message}", "fields": _listed(case.fields)}
+            body |= {"error": _named(case.fields[0]), "fields": _listed(case.fields)}
     return _json(case.status, body)
 
 

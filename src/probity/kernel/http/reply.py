@@ -44,9 +44,12 @@ class Reply:
             self.started = True
             self.status = message["status"]
             message["headers"] = self._complete(list(message.get("headers", [])))
-        elif message["type"] == "http.response.body" and self.head_only:
-            message["body"] = b""
-        await self._send(message)
+            await self._send(message)
+            if self.head_only:
+                # The reply ends with its headers, so that a stream does not go on for somebody who asked for none of it.
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif not self.head_only:
+            await self._send(message)
 
     async def send(self, reply: WireReply) -> None:
         """Send a whole reply."""

@@ -7,6 +7,7 @@ Root: under `/api/v1` anonymous 401, else 404; under `/api/agent` 401 without de
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
+from urllib.parse import quote
 
 from probity.kernel.errors import Unauthenticated
 from probity.kernel.http.asgi import Scope
@@ -15,6 +16,9 @@ from probity.kernel.http.exchange import Exchange
 from probity.kernel.http.failures import UnknownPath
 from probity.kernel.http.render import Case, WireReply, render
 from probity.kernel.principal import PrincipalKind
+
+# RFC 3986 §3.3.
+_PLAIN_IN_PATHS: Final = "/:@!$&'()*+,;=~"
 
 Exists = Callable[[str, str], bool]
 
@@ -28,7 +32,8 @@ def answer(scope: Scope, exchange: Exchange, exists: Exists, now: datetime) -> W
         exchange.dialect = dialect_of_path(path)
     if (target := _redirect(path, method, exchange, exists)) is not None:
         query = scope["query_string"].decode("latin-1")
-        location = target + (f"?{query}" if query else "")
+        # The path arrived decoded; what was encoded in it (a line break, a question mark) must not take effect in the header.
+        location = quote(target, safe=_PLAIN_IN_PATHS) + (f"?{query}" if query else "")
         body = f"Permanent Redirect. Redirecting to {location}".encode()
         return WireReply(308, body, b"text/plain; charset=utf-8", ((b"location", location.encode()),))
     error = Unauthenticated("authentication required") if _wants_sign_in(path, exchange) else UnknownPath(method, path)
