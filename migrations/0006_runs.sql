@@ -37,10 +37,11 @@ create table runs (
     constraint runs_final_is_finished check ((state in ('passed', 'failed', 'error', 'aborted')) = (finished_at is not null))
 ) with (fillfactor = 70);
 
--- Ids are made in the order of time, so they are the order of every list.
-create index runs_newest on runs (org_id, id desc);
-create index runs_newest_by_state on runs (org_id, state, id desc);
-create index runs_newest_by_project on runs (org_id, project_id, id desc);
+-- Lists are in the order of the numbers, which is the order of time within an organization. By id they would be too, but then the
+-- primary key looks good to a planner and reads through everybody's runs.
+create index runs_by_state on runs (org_id, state, number desc);
+create index runs_by_project on runs (org_id, project_id, number desc);
+create index runs_by_age on runs (org_id, created_at);
 create index runs_by_job on runs (job_id) where job_id is not null;
 select probity_tenant_table('runs');
 

@@ -12,7 +12,7 @@ from probity.runs.errors import RunMismatch, RunNotFound, RunNotInProgress
 from probity.runs.ingest.service import IngestService
 from probity.runs.ingest.store import add_month
 from probity.runs.models import Outcome, RunKind, RunState, month_of
-from probity.runs.service import RunService, parse_cursor, parse_ref
+from probity.runs.service import RunService, parse_ref
 from probity.runs.store import RunFilter
 from probity.runs.tasks import add_months
 from tests.fakes import FakeClock
@@ -72,14 +72,17 @@ async def test_create_and_finish_are_on_the_trail(runs: RunService, db: Database
     assert actions == ["run.create", "run.abort"]
 
 
-async def test_lists_page_without_gaps_and_filter(runs: RunService, admin: Principal) -> None:
-    made = [await runs.create(admin, a_run(name=f"suite {number % 3} 100%_")) for number in range(7)]
+async def test_lists_page_without_gaps_and_filter(runs: RunService, clock: FakeClock, admin: Principal) -> None:
+    made = []
+    for number in range(7):
+        made.append(await runs.create(admin, a_run(name=f"suite {number % 3} 100%_")))
+        clock.advance(60)
     await runs.abort(admin, made[0].id)
 
     seen: list[str] = []
     cursor = None
     while True:
-        page = await runs.list_runs(admin, RunFilter(limit=3, before=parse_cursor(cursor) if cursor else None))
+        page = await runs.list_runs(admin, RunFilter(limit=3, before=int(cursor) if cursor else None))
         seen += [row["id"] for row in msgspec.json.decode(page.data)]
         cursor = page.next_cursor
         if cursor is None:
@@ -95,7 +98,8 @@ async def test_lists_page_without_gaps_and_filter(runs: RunService, admin: Princ
     assert await found(text="100%_") == seen
     assert await found(text="100x") == []
     assert await found(text="run-3") == ["RUN-3"]
-    assert await found(since=made[5].id) == ["RUN-7", "RUN-6"]
+    assert await found(since=made[5].created_at) == ["RUN-7", "RUN-6"]
+    assert await found(since=clock.now()) == []
 
 
 async def test_months_are_made_ahead_and_on_demand_by_a_role_that_owns_nothing(db: Database, admin: Principal) -> None:

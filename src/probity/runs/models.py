@@ -139,12 +139,7 @@ def month_of(run_id: UUID) -> date:
     return date(made.year, made.month, 1)
 
 
-def floor_of(moment: datetime) -> UUID:
-    """Return the smallest id that can have been made at `moment`, so that `id >= floor` means "made since then"."""
-    return floor_at(moment.timestamp())
-
-
 def floor_at(unix_s: float) -> UUID:
-    """As `floor_of`, for seconds since 1970."""
+    """Return the smallest id that can have been made at that moment, so that `id >= floor` means "made since then"."""
     milliseconds = min(max(0, int(unix_s * 1000)), (1 << 48) - 1)
     return UUID(int=milliseconds << 80)

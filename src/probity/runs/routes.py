@@ -1,7 +1,7 @@
 """Runs over HTTP. Paths that the Sentri contract has speak its dialect; the others are our own."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -22,9 +22,9 @@ from probity.runs.ingest.schemas import EVENTS_BODY_LIMIT, EventBatch
 from probity.runs.ingest.service import IngestService
 from probity.runs.live import sse
 from probity.runs.live.service import LiveService
-from probity.runs.models import Ingested, Outcome, RunState, floor_of
+from probity.runs.models import Ingested, Outcome, RunState
 from probity.runs.schemas import FinishIn, NewRunIn, RunOut
-from probity.runs.service import Page, RunService, parse_cursor, parse_ref
+from probity.runs.service import Page, RunService, parse_ref
 from probity.runs.store import ResultFilter, RunFilter
 
 # One path, several methods: a path lies in one group, so the contract's handlers name their dialect themselves.
@@ -45,7 +45,7 @@ async def list_runs(
     principal: NamedDependency[Principal],
     runs: NamedDependency[RunService],
     limit: Limit = 50,
-    cursor: Text = None,
+    cursor: Annotated[int | None, QueryParameter(ge=1, le=2**62)] = None,
     run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
     project: Text = None,
     q: Text = None,
@@ -55,8 +55,8 @@ async def list_runs(
         state=run_state,
         project_id=await runs.find_project(principal, project) if project else None,
         text=_searchable(q),
-        since=floor_of(since) if since else None,
-        before=parse_cursor(cursor) if cursor else None,
+        since=_aware(since),
+        before=cursor,
         limit=limit,
     )
     return await runs.list_runs(principal, narrowed)
@@ -167,6 +167,11 @@ def routes() -> list[Router]:
         *artifact_routes.HANDLERS,
     ]
     return [route_group(Dialect.OWN, "/api/v1/runs", handlers, tags=["runs"])]
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    """A moment without a zone is meant as UTC."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def _searchable(text: str | None) -> str | None:

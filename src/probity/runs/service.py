@@ -1,6 +1,7 @@
 """Operations on runs."""
 
 import re
+import shlex
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 from uuid import UUID
@@ -106,7 +107,7 @@ class RunService:
         principal.require("runs:read")
         async with self._db.transaction(principal) as tx:
             text = await store.list_runs(tx, principal.org_id, narrowed)
-        return _page(text, narrowed.limit, "uuid")
+        return _page(text, narrowed.limit, "number")
 
     async def list_results(self, principal: Principal, ref: RunRef, narrowed: ResultFilter) -> Page:
         """Return a page of attempts in the order in which they arrived."""
@@ -184,7 +185,7 @@ class RunService:
                 run_month=month,
                 project_id=project.id if project is not None else None,
                 kind=kind,
-                name=new.name,
+                name=new.name or (shlex.join(new.command)[:200] if new.command else None),
                 state=RunState.QUEUED if kind is RunKind.COMMAND else RunState.RUNNING,
                 trigger=new.trigger or "manual",
                 command=new.command,
@@ -362,15 +363,3 @@ def _page(text: str, limit: int, key: str) -> Page:
     last = msgspec.json.decode(page[-1], type=dict[str, msgspec.Raw])[key]
     cursor = bytes(last).decode().strip('"')
     return Page(msgspec.Raw(b"[" + b",".join(bytes(row) for row in page) + b"]"), cursor)
-
-
-def parse_cursor(text: str) -> UUID:
-    """Read the cursor of a page of runs.
-
-    Raises:
-        Invalid: it is not one that was given out.
-    """
-    try:
-        return UUID(text)
-    except ValueError as error:
-        raise Invalid("invalid cursor") from error

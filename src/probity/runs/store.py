@@ -42,13 +42,13 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a page of runs is narrowed to; `before` is the last id of the page before."""
+    """What a page of runs is narrowed to; `before` is the last number of the page before."""
 
     state: RunState | None = None
     project_id: UUID | None = None
     text: str | None = None
-    since: UUID | None = None
-    before: UUID | None = None
+    since: datetime | None = None
+    before: int | None = None
     limit: int = 50
 
 
@@ -130,16 +130,20 @@ async def list_runs(tx: Tx, org_id: OrgId, narrowed: RunFilter) -> str:
     if narrowed.project_id is not None:
         where += " and r.project_id = :project_id"
     if narrowed.since is not None:
-        where += " and r.id >= :since"
+        # As a number, so that the page ends there: older runs are not looked at.
+        where += (
+            " and r.number >= (select s.number from runs s where s.org_id = :org_id and s.created_at >= :since"
+            " order by s.created_at, s.number limit 1)"
+        )
     if narrowed.before is not None:
-        where += " and r.id < :before"
+        where += " and r.number < :before"
     if narrowed.text is not None:
         where += " and (r.name ilike :pattern or 'RUN-' || r.number = upper(:text))"
     return await _page(
         tx,
         "select coalesce(json_agg(page), '[]')::text from (select 'RUN-' || r.number as id, r.id as uuid, r.number, r.name, r.kind, r.state,"
         " r.reason_code, r.trigger, r.project_id,"
-        " (select p.name from projects p where p.org_id = r.org_id and p.id = r.project_id) as project,"
+        " p.name as project,"
         " r.agent_id, r.job_id, r.exit_code, r.created_by,"
         " to_char(r.created_at at time zone 'UTC', " + _TIME + ") as created_at,"
         " to_char(r.started_at at time zone 'UTC', " + _TIME + ") as started_at,"
@@ -147,7 +151,8 @@ async def list_runs(tx: Tx, org_id: OrgId, narrowed: RunFilter) -> str:
         " round(extract(epoch from r.finished_at - r.started_at) * 1000) as duration_ms, r.last_seq,"
         " json_build_object('total', r.total, 'passed', r.passed, 'failed', r.failed, 'errors', r.errors, 'skipped', r.skipped,"
         " 'flaky', r.flaky) as totals"
-        " from runs r where " + where + " order by r.id desc limit :limit + 1) as page",
+        " from (select * from runs r where " + where + " order by r.number desc limit :limit + 1) as r"
+        " left join projects p on p.org_id = r.org_id and p.id = r.project_id order by r.number desc) as page",
         org_id=org_id,
         state=narrowed.state,
         project_id=narrowed.project_id,
