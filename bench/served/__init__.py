@@ -78,7 +78,12 @@ async def process(command: list[str], port: int, environ: dict[str, str]) -> Asy
         yield child.pid
     finally:
         child.terminate()
-        await child.wait()
+        try:
+            await asyncio.wait_for(child.wait(), 5)
+        except TimeoutError:
+            # It waits for streams that nobody reads any more.
+            child.kill()
+            await child.wait()
 
 
 async def _somebody(place: Place) -> tuple[OrgId, str]:

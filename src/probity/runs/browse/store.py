@@ -70,7 +70,7 @@ async def list_runs(tx: Tx, org_id: OrgId, query: RunQuery) -> list[RunSummary]:
     """Return one run more than the page holds when another page follows."""
     where = _narrowed(query)
     if query.before is not None:
-        where += " and r.id < :before"
+        where += " and r.number < (select b.number from runs b where b.org_id = :org_id and b.id = :before)"
     return await fetch_all(
         tx,
         RunSummary,
@@ -78,7 +78,7 @@ async def list_runs(tx: Tx, org_id: OrgId, query: RunQuery) -> list[RunSummary]:
         " (select p.name from projects p where p.org_id = r.org_id and p.id = r.project_id) as project,"
         " (select a.name from agents a where a.org_id = r.org_id and a.id = r.agent_id) as agent,"
         " r.created_at, r.started_at, r.finished_at, r.total, r.passed, r.failed, r.errors, r.skipped, r.flaky"
-        " from runs r where " + where + " order by r.id desc limit :limit + 1",
+        " from runs r where " + where + " order by r.number desc limit :limit + 1",
         before=query.before,
         limit=query.limit,
         **_params(org_id, query),
