@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -70,12 +71,12 @@ async def _lifespan(app: Litestar) -> AsyncIterator[None]:
 
 
 @contextmanager
-def served(app: Litestar, **options: Any) -> Iterator[str]:
+def served(app: Litestar, *, tls_cert: Path | None = None, tls_key: Path | None = None, **options: Any) -> Iterator[str]:
     """Serve the application by uvicorn in a thread of its own; return its address. For streams, sockets and timeouts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = uvicorn_config(app, ServerOptions(host="127.0.0.1", port=port, grace_s=2), **options)
+    config = uvicorn_config(app, ServerOptions(host="127.0.0.1", port=port, grace_s=2, tls_cert=tls_cert, tls_key=tls_key), **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

@@ -212,6 +212,8 @@ class RedisTransport:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            # Listening ends with the server or with the connection; either way those that publish are of no use any more.
+            await self._redis.aclose()
 
 
 class BothTransports:

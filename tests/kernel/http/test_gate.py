@@ -4,9 +4,11 @@ import httpx
 import pytest
 
 from probity.kernel.http.dialect import PINNABLE, Dialect
+from probity.kernel.http.settings import HttpSettings
 from probity.kernel.principal import CredentialKind, Principal, PrincipalKind
-from tests.http_app import TestAuthenticator
-from tests.kernel.http.conftest import at
+from tests.fakes import FakeClock
+from tests.http_app import TestAuthenticator, client_of
+from tests.kernel.http.conftest import at, build_app
 
 USER = Principal(kind=PrincipalKind.USER, actor="user:1", credential=CredentialKind.BEARER_JWT)
 
@@ -30,6 +32,15 @@ async def test_every_route_is_reachable_under_its_pin_and_by_host_name(small: ht
     by_host = await small.get(at(dialect, "/limited"), headers={"Host": f"{dialect}.localhost:8484"})
 
     assert (by_path.status_code, by_host.status_code) == (200, 200)
+
+
+async def test_a_host_name_of_the_operators_choice_pins_a_dialect(callers: TestAuthenticator, clock: FakeClock) -> None:
+    settings = HttpSettings(compat_hosts={"qa.example": Dialect.SENTRI})
+    async with client_of(build_app(callers, clock, settings=settings)) as client:
+        mapped = await client.get("/api/v1/nothing", headers={"Host": "QA.example:443"})
+        other = await client.get("/api/v1/nothing")
+
+    assert (mapped.json(), other.json()) == ({"error": "Authentication required."}, {"error": "authentication required"})
 
 
 async def test_a_pin_hides_the_routes_of_other_dialects(small: httpx.AsyncClient) -> None:

@@ -4,14 +4,21 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from litestar import get
 from litestar.response import Stream
 from structlog.testing import capture_logs
@@ -229,3 +236,36 @@ def test_the_readiness_gate_closes_before_the_server_stops(tmp_path: Path) -> No
 
     assert httpx.get(f"{url}/gate").json() == {"draining": True}
     process.wait(timeout=10)
+
+
+def test_the_server_speaks_https_with_a_certificate(callers: TestAuthenticator, clock: FakeClock, tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    with served(build_app(callers, clock), tls_cert=cert, tls_key=key) as url:
+        reply = httpx.get(
+            url.replace("http://", "https://") + at(Dialect.OWN, "/limited"), verify=ssl.create_default_context(cafile=str(cert))
+        )
+
+    assert reply.status_code == 200
+    assert reply.headers["strict-transport-security"] == "max-age=31536000"
+
+
+def self_signed(tmp_path: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_path, key_path = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return cert_path, key_path
