@@ -1,4 +1,5 @@
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -194,6 +195,19 @@ async def test_an_event_id_with_nul_is_refused_and_named(runs: RunService, inges
         await ingest.ingest(admin, run.id, [a_log(), a_log(id="a\x00")])
 
     assert caught.value.fields[0].path == "events.1.id"
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+async def test_a_moment_that_no_time_zone_can_show_is_refused_and_named(
+    runs: RunService, ingest: IngestService, admin: Principal, at: str
+) -> None:
+    run = await runs.create(admin, a_run())
+    event = msgspec.structs.replace(a_log(), at=datetime.fromisoformat(at))
+
+    with pytest.raises(Invalid) as refused:
+        await ingest.ingest(admin, run.id, [a_log(), event])
+
+    assert [field.path for field in refused.value.fields] == ["events.1.at"]
 
 
 async def test_text_with_nul_and_odd_characters_is_kept_readable(runs: RunService, ingest: IngestService, admin: Principal) -> None:

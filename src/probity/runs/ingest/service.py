@@ -24,6 +24,9 @@ from probity.runs.models import Ingested, Run, RunId
 _SHARED_MAX: Final = 50
 # One shared transaction takes at most this many batches (so at most 64 * 50 events).
 _SHARED_BATCHES: Final = 64
+# A machine whose clock was never set says 1970.
+_FIRST_YEAR: Final = 1970
+_LAST_YEAR: Final = 9998
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -51,7 +54,7 @@ class IngestService:
         """
         if principal.kind is not PrincipalKind.AGENT:
             principal.require("runs:write")
-        _check_ids(events)
+        _check_events(events)
         delivery = Delivery(principal, run_id, events)
         if len(events) <= _SHARED_MAX:
             outcome = await self._shared.submit(delivery)
@@ -146,10 +149,13 @@ def _with_agent(run: LockedRun, principal: Principal) -> LockedRun:
     return msgspec.structs.replace(run, agent_id=principal.agent_id)
 
 
-def _check_ids(events: Sequence[EventIn]) -> None:
+def _check_events(events: Sequence[EventIn]) -> None:
     for index, event in enumerate(events):
         if "\x00" in event.id:
             raise WrongField(f"events.{index}.id", "must not contain the character NUL")
+        # The first and the last moments of the calendar mean eternity to the database, and leave it in no time zone.
+        if not _FIRST_YEAR <= event.at.year <= _LAST_YEAR:
+            raise WrongField(f"events.{index}.at", f"must be in the years {_FIRST_YEAR} to {_LAST_YEAR}")
 
 
 def _key(delivery: Delivery) -> tuple[OrgId, RunId]:
