@@ -6,14 +6,18 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from litestar import Request
 
 from probity import main
 from probity.config import Config
+from probity.kernel.db import Database
 from probity.kernel.principal import Principal
+from probity.runs.live import sse
 from tests import http_app
 from tests.http_app import TestAuthenticator
 from tests.runs.builders import a_finish, a_log, a_result
 from tests.runs.sse_client import messages
+from tests.runs.test_socketio import a_person
 
 RUNS = "/api/v1/runs"
 
@@ -75,3 +79,26 @@ async def test_two_servers_share_live_events(config: Config, callers: TestAuthen
 
     assert (result["type"], result["seq"]) == ("result", 2)
     assert [message["seq"] for message in rest] == [3, 4]
+
+
+async def test_an_eventsource_may_carry_its_token_in_the_address(db: Database, live_server: str) -> None:
+    ada = await a_person(db, live_server, "Acme")
+    async with httpx.AsyncClient(base_url=live_server) as http:
+        run = (await http.post(RUNS, json={}, headers=ada.headers)).json()["id"]
+        await send(http, ada.headers, run, a_finish())
+
+        good = await http.get(f"{RUNS}/{run}/events", params={"token": ada.cookie})
+        bad = await http.get(f"{RUNS}/{run}/events", params={"token": "ey.bad.one"})
+        elsewhere = await http.get(f"{RUNS}/{run}", params={"token": ada.cookie})
+
+    assert (good.status_code, bad.status_code, elsewhere.status_code) == (200, 401, 401)
+    assert bad.json()["error"]
+
+
+async def test_the_credential_of_a_stream_is_looked_at_again(callers: TestAuthenticator, admin: Principal) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in callers.headers(admin).items()]
+    scope: Any = {"type": "http", "method": "GET", "path": "/", "headers": headers, "query_string": b"", "state": {}}
+    known = sse.still_allowed(Request(scope), callers, admin)
+    unknown = sse.still_allowed(Request(scope | {"headers": [], "state": {}}), callers, admin)
+
+    assert (await known(), await unknown()) == (True, False)

@@ -33,6 +33,7 @@ RUNS = "/api/v1/runs"
 
 class SignedIn(msgspec.Struct):
     token: str
+    cookie: str
     org_id: OrgId
 
     @property
@@ -52,7 +53,7 @@ async def a_person(db: Database, address: str, name: str) -> SignedIn:
     async with httpx.AsyncClient(base_url=address) as http:
         reply = await http.post("/api/v1/auth/login", json={"email": email, "password": PASSWORD})
         assert reply.status_code == 200, reply.text
-        return SignedIn(reply.json()["token"], organization.id)
+        return SignedIn(reply.json()["token"], reply.cookies["access_token"], organization.id)
 
 
 @pytest_asyncio.fixture
