@@ -216,3 +216,22 @@ async def test_a_page_of_a_running_run_ticks(site: Site) -> None:
     await asyncio.sleep(1.5)
 
     assert await took.inner_text() != first
+
+
+async def test_a_failure_that_waits_and_passes_meanwhile_is_not_shown_as_one(site: Site) -> None:
+    run = await site.new_run()
+    await site.send(run, *[result(f"test_{number}") for number in range(5)], result("test_x", suite="tests.later"))
+    page = await site.open(f"/runs/{run['id']}")
+    await expect(page.locator("#live")).to_have_attribute("data-state", "connected")
+    await page.locator("#groups li[data-case]").nth(2).hover()
+
+    await site.send(run, result("test_bad", "failed", message="boom"))
+    await expect(page.locator("#held")).to_contain_text("Show 2 more")
+    await site.send(run, result("test_bad", attempt=2))
+    await expect(page.locator('#totals [data-key="flaky"] b')).to_have_text("1")
+    await page.mouse.move(5, 5)
+
+    await expect(page.locator("#groups li[data-case]")).to_have_count(7)
+    await expect(page.locator("#groups")).to_contain_text("flaky, 2 attempts")
+    await expect(page.locator("#failures")).to_be_hidden()
+    await expect(page.locator(".group .ok").first).to_have_text("6 passed")

@@ -135,14 +135,14 @@ async def test_a_log_is_read_in_pages_up_to_the_event_that_the_page_knows(
     runs: RunService, ingest: IngestService, browser: RunBrowser, admin: Principal
 ) -> None:
     run = await runs.create(admin, a_run())
-    known = await ingest.ingest(admin, run.id, [a_log(f"{n}\n") for n in range(250)])
+    known = await ingest.ingest(admin, run.id, [a_log(f"{n}\n") for n in range(620)])
     await ingest.ingest(admin, run.id, [a_log("later\n", stream="stderr")])
 
     first = await browser.read_log(admin, run.id, after=0, until=known.last_seq)
     assert first.next_after is not None
     rest = await browser.read_log(admin, run.id, after=first.next_after, until=known.last_seq)
 
-    assert "".join(piece.text for piece in first.pieces + rest.pieces) == "".join(f"{n}\n" for n in range(250))
+    assert "".join(piece.text for piece in first.pieces + rest.pieces) == "".join(f"{n}\n" for n in range(620))
     assert rest.next_after is None
 
 

@@ -20,7 +20,7 @@ SMALL_RUN: Final = 100
 _FAILURES: Final = 25
 _CASES: Final = 200
 # Pieces of output are up to 1 MB each, so a page of them is bounded by text too.
-_LOG_PIECES: Final = 200
+_LOG_PIECES: Final = 500
 _LOG_CHARS: Final = 2_000_000
 
 

@@ -6,13 +6,16 @@
   if (!root) return;
   const { href, ref, name } = root.dataset;
   const results = $("#results"), groups = $("#groups");
-  const BAD = new Set(["failed", "error"]), ROWS = 150;
+  const BAD = new Set(["failed", "error"]), ROWS = 150, FAILURES = 25;
   let seq = Number(root.dataset.seq), running = root.dataset.live === "true";
 
   // Tabs change the address, not the page.
   const show = (tab) => {
     $("#parts").dataset.tab = tab;
-    for (const link of $$(".tabs a")) link.toggleAttribute("aria-current", false), link.dataset.tab === tab && link.setAttribute("aria-current", "page");
+    for (const link of $$(".tabs a")) {
+      if (link.dataset.tab === tab) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
     log.layout();
   };
   $(".tabs").addEventListener("click", (event) => {
@@ -69,10 +72,15 @@
   // What would shift a row that the pointer is on waits until it leaves.
   let held = [];
   const note = $("#held");
-  const release = () => { const now = held; held = []; note.hidden = true; now.forEach((put) => put()); };
-  const place = (put) => {
-    if (!results.matches(":hover")) return put();
-    held.push(put);
+  const release = () => {
+    const changes = held;
+    held = [];
+    note.hidden = true;
+    changes.forEach((change) => change());
+  };
+  const place = (change) => {
+    if (!results.matches(":hover")) return change();
+    held.push(change);
     note.hidden = false;
     $("button", note).textContent = `Show ${number(held.length)} more`;
   };
@@ -81,7 +89,8 @@
 
   const clone = (selector) => $(selector).content.firstElementChild.cloneNode(true);
   const badge = (state, pill) => {
-    const mark = $(`template[data-state-template="${CSS.escape(state)}"]`) ? clone(`template[data-state-template="${CSS.escape(state)}"]`) : clone('template[data-state-template="queued"]');
+    const known = $(`template[data-state-template="${CSS.escape(state)}"]`) ?? $('template[data-state-template="queued"]');
+    const mark = known.content.firstElementChild.cloneNode(true);
     if (pill) mark.dataset.pill = "";
     return mark;
   };
@@ -154,35 +163,52 @@
     put($(".ok", group), `${data.total - data.bad - data.skipped} passed`);
     put($("summary .took", group), duration(+data.ms));
   };
-  const failures = $("#failures");
-  const failure = (result) => {
-    const list = $("ul", failures), old = find(list, result.case), bad = BAD.has(result.outcome);
-    if (!old && !bad) return;
-    const count = $("h2 .n", failures);
-    count.textContent = number(Number(count.textContent.replace(/\D/g, "")) + (bad ? 1 : 0) - (old && BAD.has($(".state", old).dataset.state) ? 1 : 0));
-    if (old) { if (!$("details[open]", old)) old.replaceWith(row(result)); return; }
-    if (list.children.length >= 25) return;
-    place(() => { failures.hidden = false; list.append(row(result)); });
+  // Draws a case by its latest attempt: in place where it is drawn already and not being read, else at the end.
+  const latest = new Map();
+  const draw = (list, key) => {
+    const old = find(list, key), item = row(latest.get(key));
+    if (!old) {
+      item.classList.add("fresh");
+      list.append(item);
+    } else if (!$("details[open]", old)) old.replaceWith(item);
+  };
+  const failures = $("#failures"), failed = $("ul", failures), failing = $("h2 .n", failures);
+  const bad = new Set($$("li", failed).map((item) => item.dataset.case));
+  const count = (by) => put(failing, number(Number(failing.textContent.replace(/\D/g, "")) + by));
+  const failure = (one) => {
+    const is = BAD.has(one.outcome), was = bad.has(one.case);
+    if (is && !was) { bad.add(one.case); count(1); }
+    if (!is && was) { bad.delete(one.case); count(-1); }
+    if (find(failed, one.case)) draw(failed, one.case);
+    else if (is && !was && failed.children.length < FAILURES)
+      place(() => {
+        if (!bad.has(one.case)) return;
+        failures.hidden = false;
+        draw(failed, one.case);
+      });
   };
   const result = (event) => {
-    const one = event.result ?? event;
+    const one = event.result ?? event, suite = one.suite ?? one.file ?? "";
     one.flaky ??= one.attempt > 1 && one.outcome === "passed";
-    const before = outcomes.get(one.case), group = groupOf(one.suite ?? one.file ?? "");
-    if (before === undefined && one.attempt > 1) later();
-    else if (before !== undefined) tally(group, before, -1, 0);
-    if (before !== undefined || one.attempt <= 1) tally(group, one.outcome, 1, one.duration_ms || 0);
-    outcomes.set(one.case, one.outcome);
+    latest.set(one.case, one);
     failure(one);
-    const list = $(".cases", group), old = find(list, one.case);
-    if (old) { if (!$("details[open]", old)) old.replaceWith(row(one)); }
-    else if (!list.dataset.load && drawn < ROWS) {
-      drawn++;
-      const put = () => { const item = row(one); item.classList.add("fresh"); list.append(item); };
-      if (group === groups.lastElementChild) put(); else place(put);
-    } else if (drawn >= ROWS && !$(".more", list) && !list.dataset.load) {
-      more(list, one.suite ?? one.file ?? "", "All cases of this suite");
-    }
     if (event.totals) totals(event.totals);
+    // A page that shows only the first suites of a large run leaves the others to their own page.
+    if (root.dataset.partial === "true" && !suites.has(suite)) return;
+    const before = outcomes.get(one.case), group = groupOf(suite), list = $(".cases", group);
+    if (before === undefined && one.attempt > 1) later();
+    else {
+      if (before !== undefined) tally(group, before, -1, 0);
+      tally(group, one.outcome, 1, one.duration_ms || 0);
+    }
+    outcomes.set(one.case, one.outcome);
+    if (list.dataset.load) return;
+    if (find(list, one.case)) draw(list, one.case);
+    else if (drawn < ROWS) {
+      drawn++;
+      if (group === groups.lastElementChild) draw(list, one.case);
+      else place(() => draw(list, one.case));
+    } else if (!$(".more", list)) more(list, suite, "All cases of this suite");
   };
 
   let said = 0;
@@ -223,10 +249,11 @@
       const now = document.getElementById(id), next = page.getElementById(id);
       if (now && next && !now.contains(document.activeElement)) now.replaceWith(next);
     }
+    put(failing, $("#failures h2 .n", page)?.textContent ?? failing.textContent);
     for (const next of $$(".group", page)) {
       const group = suites.get(next.dataset.suite);
       if (!group) continue;
-      for (const key of ["total", "bad", "skipped"]) group.dataset[key] = next.dataset[key];
+      for (const key of ["total", "bad", "skipped", "ms"]) group.dataset[key] = next.dataset[key];
       for (const part of [".tally", "summary .took"]) $(part, group).replaceWith($(part, next));
     }
     const empty = $("#no-results", page);
