@@ -3,6 +3,8 @@
 import json
 import plistlib
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,23 @@ import pytest
 from probity.agent.backoff import Backoff
 from probity.agent.service_units import launchd_unit, systemd_unit
 from probity.agent.settings import Credential, NotEnrolled, UnsafeCredential, default_data, load_credential, save_credential
-from tests.agent.programs import AgentProcess, probity, wait_until
+from tests.agent.programs import AgentProcess, environment, probity, wait_until
 from tests.protocol_server import SECRET, ProtocolServer
 
 
 def enroll(server: ProtocolServer, data: Path, *more: str, token: str = "good-token"):
     return probity("agent", "enroll", "--server", server.url, "--data", str(data), *more, PROBITY_ENROLLMENT_TOKEN=token)
+
+
+def test_the_agent_loads_no_part_of_the_server() -> None:
+    code = (
+        "import sys; import probity.cli.agent, probity.agent.runner;"
+        "heavy = {'litestar', 'asyncpg', 'uvicorn', 'cryptography', 'structlog', 'pytest', 'jinja2'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_enrolling_keeps_the_credential_private(server: ProtocolServer, tmp_path: Path) -> None:

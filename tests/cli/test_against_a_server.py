@@ -144,6 +144,26 @@ def test_totals_are_those_of_pytests_own_file(shell: Shell, tmp_path: Path) -> N
     assert "1 failed, 5 passed" in shell.run("runs", "show", listed["uuid"], "--log").stdout
 
 
+def test_what_was_said_before_somebody_watches_is_shown_once(shell: Shell) -> None:
+    script = "for n in 1 2 3 4 5 6 7 8 9; do echo line $n; sleep 0.3; done"
+    started = shell.json("run", "--json", "--", "sh", "-c", script)
+    time.sleep(1.5)
+    watched = shell.run("runs", "watch", started["id"])
+
+    assert watched.stdout == "".join(f"line {n}\n" for n in range(1, 10))
+    assert shell.run("runs", "watch", started["id"]).stdout == watched.stdout
+
+
+def test_a_run_that_nobody_can_take_is_said_to_wait(shell: Shell) -> None:
+    started = shell.json("run", "--json", "--tag", "no-such-tag", "--", "true")
+    command = [sys.executable, "-m", "probity", "runs", "watch", started["id"]]
+    with subprocess.Popen(command, env=shell.environment(), stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert "waits for an agent" in watching.stderr.readline()
+        shell.json("runs", "abort", started["id"], "--json")
+        assert watching.wait(30) == 1
+
+
 def test_a_run_can_be_aborted(shell: Shell) -> None:
     started = shell.json("run", "--json", "--", "sleep", "60")
     time.sleep(1)

@@ -2,9 +2,10 @@
 
 import asyncio
 import errno
+import itertools
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ from probity.agent.wire import CommandPayload, Completion, Event, FinishedEvent,
 FLUSH_S: Final = 0.1
 FLUSH_CHARS: Final = 65_536
 READ_BYTES: Final = 65_536
+FILE_ITEMS: Final = 500
 # After the supervisor has ended, only something that escaped it can still hold the output pipes.
 DRAIN_DEADLINE_S: Final = 5.0
 # Output past the limit is dropped and the command goes on; one that writes this many times the limit is not going to stop by itself.
@@ -208,7 +210,7 @@ class CommandJob:
             await self._command.terminate(self._settings.kill_grace_s)
             await self._command.wait()
             raise
-        await self._append(await asyncio.to_thread(self._collect, cwd, started))
+        await self._spool_files(cwd, started)
         return self._outcome(ended)
 
     async def _follow(self, command: Command) -> Ended:
@@ -279,24 +281,28 @@ class CommandJob:
         await asyncio.sleep(self._payload.timeout_s)
         await self.stop(Reason.TIMEOUT)
 
-    def _collect(self, cwd: Path, started: float) -> list[Item]:
-        """Read the JUnit files and copy the artifacts; what cannot be used is said in the log."""
+    async def _spool_files(self, cwd: Path, started: float) -> None:
+        """Spool what the JUnit files and artifacts say, in pieces: a report may be larger than this process should become."""
+        collected = self._collect(cwd, started)
+        while items := await asyncio.to_thread(lambda: list(itertools.islice(collected, FILE_ITEMS))):
+            await self._append([self._events.system(item) if isinstance(item, str) else item for item in items])
+
+    def _collect(self, cwd: Path, started: float) -> Iterator[Item | str]:
+        """Yield the results of the JUnit files, the artifacts, and a sentence for what cannot be used."""
         reports = list(files.find(cwd, self._payload.junit, since=started))
         known = frozenset(self._live.cases)
-        items: list[Item | str] = []
         for report in reports:
             if isinstance(report, files.Found):
-                items += files.junit_results(report, claim=self._claim, known=known, masker=self._masker)
+                yield from files.junit_results(report, claim=self._claim, known=known, masker=self._masker)
         kept: set[Path] = set()
         for found in [*reports, *files.find(cwd, self._payload.artifacts)]:
             if isinstance(found, str):
-                items.append(found)
+                yield found
             elif found.path not in kept:
                 kept.add(found.path)
-                items.append(files.keep(found, self._directory / "uploads", self._settings.artifact_limit_bytes))
+                yield files.keep(found, self._directory / "uploads", self._settings.artifact_limit_bytes)
         if self._live.refused:
-            items.append(f"{self._live.refused} lines of live results could not be read")
-        return [self._events.system(item) if isinstance(item, str) else item for item in items]
+            yield f"{self._live.refused} lines of live results could not be read"
 
     def _outcome(self, ended: Ended) -> Outcome:
         if ended.spawn_error is not None:

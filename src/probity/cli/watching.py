@@ -1,6 +1,9 @@
 """Following a run on the command line: output as it comes, then a line that says how it ended."""
 
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 import click
@@ -10,6 +13,7 @@ from probity.client.http import Client
 from probity.client.models import Run
 
 EXIT_OF_STATE = {"passed": 0}
+HINT_S = 4.0
 
 
 class Show(StrEnum):
@@ -21,31 +25,31 @@ class Show(StrEnum):
 
 
 def follow(client: Client, ref: str, show: Show) -> Run:
-    """Show a run until it ends and return it as it ended."""
+    """Show a run from its beginning until it ends, and return it as it ended."""
     progress = Progress() if show is Show.RESULTS else None
-    for message in client.watch(ref):
-        if show is Show.OUTPUT and message.type == "log" and message.text is not None:
-            target = sys.stdout if message.stream == "stdout" else sys.stderr
-            target.write(message.text)
-            target.flush()
-        elif progress is not None and message.type == "result" and message.result is not None:
-            progress.result(message.result.outcome, message.result.name, message.result.duration_ms)
-        elif message.type == "snapshot" and message.run is not None:
-            _catch_up(client, ref, message.run, show, progress)
+    with _hint_if_it_waits(ref) as begun:
+        for message in client.watch(ref, from_start=show is not Show.NOTHING):
+            if message.type in ("log", "result", "done") or message.state == "running":
+                begun()
+            if show is Show.OUTPUT and message.type == "log" and message.text is not None:
+                target = sys.stdout if message.stream == "stdout" else sys.stderr
+                target.write(message.text)
+                target.flush()
+            elif progress is not None and message.type == "result" and message.result is not None:
+                progress.result(message.result.outcome, message.result.name, message.result.duration_ms)
     return client.get_run(ref)
 
 
-def _catch_up(client: Client, ref: str, snapshot: dict[str, object], show: Show, progress: Progress | None) -> None:
-    """Show what happened before the stream began. The snapshot has it all except for very long runs, whose end it has."""
-    if show is Show.OUTPUT:
-        pieces = snapshot.get("logs")
-        if isinstance(pieces, list) and pieces:
-            for text in client.log(ref):
-                sys.stdout.write(text)
-            sys.stdout.flush()
-    elif progress is not None:
-        for result in snapshot.get("results") or []:  # type: ignore[attr-defined]
-            progress.result(result["outcome"], result["name"], result["duration_ms"])
+@contextmanager
+def _hint_if_it_waits(ref: str) -> Iterator[Callable[[], None]]:
+    """Say after a while that no agent has taken the run; the function that is yielded says that one has."""
+    timer = threading.Timer(HINT_S, click.echo, (f"{ref} waits for an agent that can run it (`probity agents list`)",), {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
 
 
 def summary(run: Run) -> str:

@@ -82,13 +82,16 @@ class Client:
         headers = {"Content-Type": "application/xml", "Idempotency-Key": key}
         return self._json(Run, "POST", "/api/v1/runs/import", params=params, content=path.read_bytes(), headers=headers)
 
-    def watch(self, ref: str) -> Iterator[Message]:
+    def watch(self, ref: str, *, from_start: bool = False) -> Iterator[Message]:
         """Yield what happens in a run until it ends, each message once, across lost connections.
+
+        Args:
+            from_start: begin with the first event; otherwise with a snapshot of what has happened so far.
 
         Raises:
             ServerUnreachable: it did not come back.
         """
-        last_id = ""
+        last_id = "0" if from_start else ""
         tries = 0
         while True:
             try:
