@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from probity.kernel.db import Database
-from probity.kernel.errors import Unavailable
 from probity.kernel.principal import system_principal
 from probity.kernel.wakeups import ANY
 from probity.runs.live import store
@@ -156,9 +155,9 @@ class _Channel:
             try:
                 while await self._read_page() == READ_LIMIT:
                     pass
-            except Unavailable as error:
-                # The next comparison with the database wakes this reader again.
-                log.warning("runs.live.not_read", run_id=str(self.place.run_id), error=str(error))
+            except Exception as error:  # noqa: BLE001
+                # The supervisor of this reader: whatever it was, the next comparison with the database wakes it again.
+                log.warning("runs.live.not_read", run_id=str(self.place.run_id), error=repr(error))
 
     async def _read_page(self) -> int:
         async with self._db.transaction(system_principal(self.place.org_id)) as tx:
@@ -262,18 +261,22 @@ class RunHub:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            channels = list(self._channels.values())
-            if not channels:
-                continue
-            places = [channel.place for channel in channels]
             try:
-                async with self._db.transaction(system_principal(*{place.org_id for place in places})) as tx:
-                    seqs = await store.last_seqs(tx, places)
-            except Unavailable:
-                continue
-            for channel in channels:
-                if seqs.get(channel.place.run_id, 0) > channel.cursor:
-                    channel.wake()
+                await self._compare(list(self._channels.values()))
+            except Exception as error:  # noqa: BLE001
+                # The supervisor of the comparison: the next one may work again.
+                log.warning("runs.live.not_compared", error=repr(error))
+
+    async def _compare(self, channels: list[_Channel]) -> None:
+        """Wake the readers of runs that have come further than their reader knows."""
+        if not channels:
+            return
+        places = [channel.place for channel in channels]
+        async with self._db.transaction(system_principal(*{place.org_id for place in places})) as tx:
+            seqs = await store.last_seqs(tx, places)
+        for channel in channels:
+            if seqs.get(channel.place.run_id, 0) > channel.cursor:
+                channel.wake()
 
 
 def frame(content: dict[str, Any], *, seq: int, named: bool) -> bytes:
