@@ -252,7 +252,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("PROBITY_ARTIFACT_ORIGIN",), "", "a second origin of this server for HTML artifacts"),
     Setting(("PROBITY_SHUTDOWN_GRACE", "API_SHUTDOWN_GRACE"), "15s", "how long a stopping server waits for requests and tasks"),
     Setting(("PROBITY_DRAIN",), "0", "seconds that a stopping server goes on serving with `/readyz` at 503, for balancers to notice"),
-    Setting(("PROBITY_BODY_TIMEOUT",), "10s", "how long a request body may take to arrive; uploads: the longest pause within one"),
+    Setting(
+        ("PROBITY_BODY_TIMEOUT",),
+        "10s",
+        "how long a request body may take to arrive; uploads may take longer, with pauses of at most 30 seconds",
+    ),
     Setting(("PROBITY_TLS_CERT",), "", "path of a certificate chain (PEM) to serve https without a proxy"),
     Setting(("PROBITY_TLS_KEY",), "", "path of its private key (PEM)"),
     Setting(

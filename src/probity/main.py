@@ -400,7 +400,6 @@ def _wakeups(config: Config, db: Database) -> Wakeups:
 def _http_settings(config: Config) -> HttpSettings:
     return HttpSettings(
         public_url=config.http.public_url,
-        production=config.is_production,
         trusted_proxies=config.http.trusted_proxies,
         compat_hosts={host: Dialect(name) for host, name in config.http.compat_hosts.items()},
         cors_origins=config.http.cors_origins,

@@ -136,7 +136,6 @@ class Metrics:
         self.limiter_failures = Counter(
             "probity_limiter_failures_total", "Rate limit checks that were let through because Redis did not answer", registry=self.registry
         )
-        self.open_streams = Gauge("probity_open_streams", "Live streams (SSE) that are open now", registry=self.registry)
 
         self._observers: dict[tuple[str, str, int], Callable[[float], None]] = {}
 

@@ -14,7 +14,7 @@ from litestar.types import ControllerRouterHandler
 
 from probity.kernel.errors import Conflict, Unavailable
 from probity.kernel.http.application import Running, assemble
-from probity.kernel.http.auth import Authenticators
+from probity.kernel.http.auth import Authenticator, Authenticators
 from probity.kernel.http.dialect import PINNABLE, Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.http.hot import HotReply, HotRequest, HotRoute
@@ -107,7 +107,7 @@ HOT = HotRoute("POST", "/api/v1/secrets/hot/{id}/touch", hot_item, (Dialect.BRID
 
 
 def build_app(
-    callers: TestAuthenticator,
+    callers: Authenticator,
     clock: FakeClock,
     *,
     settings: HttpSettings | None = None,

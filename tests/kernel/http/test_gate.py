@@ -3,6 +3,8 @@ import re
 import httpx
 import pytest
 
+from probity.kernel.errors import Unavailable
+from probity.kernel.http.auth import Connection
 from probity.kernel.http.dialect import PINNABLE, Dialect
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.principal import CredentialKind, Principal, PrincipalKind
@@ -89,3 +91,19 @@ async def test_a_declared_permission_is_required(small: httpx.AsyncClient, calle
 
     assert (anonymous.status_code, without.status_code, allowed.status_code) == (401, 403, 200)
     assert without.json() == {"error": 'missing permission "items.read" (global scope)'}
+
+
+class Away:
+    """Knows nobody, because the database is away."""
+
+    async def authenticate(self, request: Connection) -> Principal:
+        raise Unavailable("the database is away")
+
+
+async def test_public_routes_answer_while_nobody_can_be_known(callers: TestAuthenticator, clock: FakeClock) -> None:
+    async with client_of(build_app(Away(), clock)) as client:
+        public = await client.get(at(Dialect.BRIDGE, "/limited"))
+        protected = await client.get(at(Dialect.BRIDGE, "/items"))
+        unknown = await client.get("/api/v1/nothing")
+
+    assert (public.status_code, protected.status_code, unknown.status_code) == (200, 503, 401)

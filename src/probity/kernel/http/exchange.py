@@ -68,11 +68,6 @@ def client_ip(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     return exchange_of(request.scope).client_ip
 
 
-def wire_dialect(request: ASGIConnection[Any, Any, Any, Any]) -> Dialect:
-    """Return the dialect that the reply is written in: the pin, or what the route declared or chose."""
-    return exchange_of(request.scope).dialect
-
-
 def pinned_dialect(request: ASGIConnection[Any, Any, Any, Any]) -> Dialect | None:
     """Return the dialect that the caller pinned by base path or host name; None at the root."""
     return exchange_of(request.scope).pin

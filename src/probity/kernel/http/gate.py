@@ -14,7 +14,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.utils import normalize_path
 
 from probity.kernel.clock import Clock
-from probity.kernel.errors import Invalid, Unauthenticated
+from probity.kernel.errors import Invalid, Unauthenticated, Unavailable
 from probity.kernel.http import bodies, cors, csrf, unknown
 from probity.kernel.http.asgi import ASGIApp, Receive, Scope, Send
 from probity.kernel.http.auth import Authenticator, Connection, check_access
@@ -33,6 +33,8 @@ from probity.kernel.telemetry import Metrics
 log = structlog.get_logger("probity.http")
 _COMPAT: Final = "/compat/"
 _MAX_REQUEST_ID: Final = 128
+# No route is longer, and the router remembers the paths that it has seen.
+_MAX_PATH: Final = 2048
 
 # Draws the page for a failed request; its theme and its reader are in the scope.
 ErrorPages = Callable[[Scope, Case], WireReply]
@@ -210,6 +212,8 @@ class Gate:
 
     def _route(self, scope: Scope) -> tuple[BaseRouteHandler | None, str]:
         """Ask the router early, so that what a route declared is known before its body is read. It caches the answer for itself."""
+        if len(scope["path"]) > _MAX_PATH:
+            return None, "unknown"
         try:
             _, handler, _, _, template = self._app.asgi_router.handle_routing(path=normalize_path(scope["path"]), method=scope["method"])
         except (NotFoundException, MethodNotAllowedException):
@@ -218,6 +222,8 @@ class Gate:
 
     def exists(self, method: str, path: str) -> bool:
         """Return whether a route answers this method and path."""
+        if len(path) > _MAX_PATH:
+            return False
         try:
             self._app.asgi_router.handle_routing(path=normalize_path(path), method=method)
         except (NotFoundException, MethodNotAllowedException):
@@ -227,7 +233,7 @@ class Gate:
     async def _answer_unknown(self, scope: Scope, reply: Reply, exchange: Exchange) -> None:
         connection = _connection(scope)
         # An id that is none, in a path that is none, is no reason to answer otherwise.
-        with suppress(Unauthenticated, Invalid):
+        with suppress(Unauthenticated, Unavailable, Invalid):
             exchange.principal = await self._authenticator.authenticate(connection)
         if exchange.pin is Dialect.SENTRI and scope["method"] not in csrf.SAFE_METHODS:
             self._check_csrf(connection, exchange)
@@ -253,7 +259,8 @@ class Gate:
     async def _authenticate(self, connection: Connection, exchange: Exchange, rule: RouteRule) -> None:
         try:
             exchange.principal = await self._authenticator.authenticate(connection)
-        except Unauthenticated:
+        except (Unauthenticated, Unavailable):
+            # Who is asking does not matter here: a probe must answer when the database is away.
             if rule.access is not Access.PUBLIC:
                 raise
         if not exchange.principal.is_anonymous:

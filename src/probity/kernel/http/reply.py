@@ -17,6 +17,7 @@ from probity.kernel.http.render import Case, WireReply, render
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.telemetry import Metrics
 
+_REPEATABLE: Final = frozenset({b"set-cookie", b"vary"})
 log = structlog.get_logger("probity.http")
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/health", "/static/{name}"})
 
@@ -71,7 +72,7 @@ class Reply:
             *exchange.headers,
             *cors.headers(self._scope, exchange, self._settings),
         ]
-        headers += [pair for pair in added if pair[0] not in present or pair[0] == b"set-cookie"]
+        headers += [pair for pair in added if pair[0] not in present or pair[0] in _REPEATABLE]
         if exchange.pin is Dialect.SENTRI:
             headers += self._csrf_headers(https=https)
         headers.append((b"x-request-id", exchange.request_id.encode()))

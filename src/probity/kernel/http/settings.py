@@ -13,13 +13,11 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     believed only from `trusted_proxies`. `compat_hosts` pins host names to dialects, beside `<dialect>.localhost`."""
 
     public_url: str | None = None
-    production: bool = False
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     compat_hosts: Mapping[str, Dialect] = {}
     cors_origins: tuple[str, ...] = ()
     body_timeout_s: float = 10.0
     stream_idle_timeout_s: float = 30.0
-    sign_in_path: str = "/sign-in"
 
     @property
     def has_foreign_front_end(self) -> bool:

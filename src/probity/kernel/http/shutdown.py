@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -61,15 +61,3 @@ class Shutdown:
         self.stop()
         if callable(handler):
             handler(number, frame)
-
-    async def first(self, other: Awaitable[Any]) -> bool:
-        """Wait for `other` or the stop, whichever comes first; return whether it was `other`."""
-        task = asyncio.ensure_future(other)
-        stop = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return task.done()
-        finally:
-            stop.cancel()
-            if not task.done():
-                task.cancel()
