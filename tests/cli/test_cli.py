@@ -63,6 +63,13 @@ def test_a_failed_check_is_one() -> None:
     assert exit_code_of(failing, []) == 1
 
 
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = tmp_path / "nowhere" / "openapi.json"
+
+    assert exit_code_of(cli, ["openapi", "--output", str(nowhere)]) == 1
+    assert capsys.readouterr().err == f"Error: {nowhere}: No such file or directory\n"
+
+
 def test_an_interrupt_is_130() -> None:
     @click.command()
     def interrupted() -> None:

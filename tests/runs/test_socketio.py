@@ -28,6 +28,12 @@ from tests.node import npm_script
 from tests.runs.builders import a_finish, a_log, a_result
 
 PASSWORD = "Correct-horse7"
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAECAwQFBgcICQoLDA0ODw==",
+}
 RUNS = "/api/v1/runs"
 
 
@@ -168,6 +174,17 @@ async def test_the_frames_are_the_contracts(live_server: str, ada: SignedIn) -> 
     }
     assert accepted[0].startswith('40{"sid":') and accepted[1].startswith('42["auth-success",{')
     assert rejected[0].startswith('40{"sid":') and rejected[1:] == ['42["auth-error",{"error":"Authentication required"}]', "41"]
+
+
+@pytest.mark.parametrize(("pin", "status"), [("agnox", 101), ("sentri", 403)])
+async def test_only_the_pin_of_its_contract_has_a_socket(live_server: str, pin: str, status: int) -> None:
+    url = f"{live_server}/compat/{pin}/socket.io/?EIO=4&transport=websocket"
+
+    async with aiohttp.ClientSession() as http:
+        reply = await http.get(url, headers=HANDSHAKE)
+        reply.close()
+
+    assert reply.status == status
 
 
 async def test_a_socket_of_another_server_hears_it_too(config: Config, live_server: str, ada: SignedIn, listen: Any) -> None:

@@ -43,6 +43,12 @@ def exit_code_of(command: click.Command, argv: Sequence[str] | None = None) -> i
         # The reader (`| head`) has gone; writing more, even at exit, would only raise again.
         sys.stderr.close()
         return EXIT_OK
+    except OSError as error:
+        # A place that somebody named, and that cannot be used. Without a place it is a bug of ours.
+        if error.filename is None:
+            raise
+        click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+        return EXIT_FAILED
     return result if isinstance(result, int) else EXIT_OK
 
 

@@ -83,7 +83,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._read(scope)
         if scope["type"] == "websocket":
-            await self._inner(scope, receive, send)
+            await self._connect(scope, receive, send, exchange)
             return
         reply = Reply(send, scope, exchange, self._settings, self._metrics)
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
@@ -99,6 +99,18 @@ class Gate:
         finally:
             reply.finish()
             structlog.contextvars.unbind_contextvars("request_id", "principal", "org_id")
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+        """Hand a websocket on, unless the contract that its path is pinned to has none there: then the handshake is refused."""
+        if exchange.pin is None or exchange.pin in self._dialects_of(scope):
+            await self._inner(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+
+    def _dialects_of(self, scope: Scope) -> tuple[Dialect, ...]:
+        handler, _ = self._route({**scope, "method": "GET"})
+        rule = None if handler is None else self._rules.get(handler)
+        return () if rule is None else rule.dialects
 
     def _read(self, scope: Scope) -> Exchange:
         """Read what the request says about itself, and take the pin off its path."""
