@@ -175,6 +175,27 @@ def _eventually_family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(240)
+def test_a_changed_password_does_not_keep_it_from_starting(data: Path) -> None:
+    first = start(data, "--no-demo")
+    try:
+        outcome_of(first)
+    finally:
+        first.send_signal(signal.SIGTERM)
+        first.wait(60)
+        end(first, [])
+    kept = json.loads((data / "secrets.json").read_text(encoding="utf-8"))
+    (data / "secrets.json").write_text(json.dumps({**kept, "admin_password": "somebody chose another"}), encoding="utf-8")
+
+    second = start(data)
+    try:
+        assert "run" not in outcome_of(second)
+    finally:
+        second.send_signal(signal.SIGTERM)
+        second.wait(60)
+        end(second, [])
+
+
+@pytest.mark.timeout(240)
 def test_a_second_one_on_the_same_directory_is_told(data: Path) -> None:
     first = start(data, "--no-demo")
     try:

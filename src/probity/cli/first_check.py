@@ -47,17 +47,18 @@ class AgentRow(msgspec.Struct, frozen=True):
     name: str
 
 
+class SignInRefused(CommandFailed):
+    """The first administrator's password is not the one that we made any more."""
+
+
 class Api:
-    """A signed-in client of the local server."""
+    """A client of the local server, signed in when that is first needed."""
 
     def __init__(self, url: str, secrets: Secrets) -> None:
         # Proxies of the environment are for the world outside; this is the same machine.
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._secrets = secrets
         self.url = url
-        reply = self._send("POST", "/api/v1/auth/login", {"email": secrets.admin_email, "password": secrets.admin_password}, sign_in=True)
-        # The token is enough; a session cookie beside it would make every write prove its origin.
-        self._http.cookies.clear()
-        self._http.headers["authorization"] = f"Bearer {msgspec.json.decode(reply, type=_Token).token}"
 
     def close(self) -> None:
         self._http.close()
@@ -95,6 +96,14 @@ class Api:
             ),
         )
         return AgentRow(agent.agent_id, name)
+
+    def can_sign_in(self) -> bool:
+        """Whether the kept password still works; who changed it needs no help from us."""
+        try:
+            self._sign_in()
+        except SignInRefused:
+            return False
+        return True
 
     def has_runs(self) -> bool:
         return bool(msgspec.json.decode(self._send("GET", "/api/v1/runs?limit=1"), type=_RunPage).data)
@@ -166,17 +175,31 @@ class Api:
             save_credential(data, msgspec.structs.replace(credential, server=self.url))
         return AgentRow(credential.agent_id, credential.name)
 
-    def _send(self, method: str, path: str, body: Mapping[str, object] | None = None, *, sign_in: bool = False) -> bytes:
+    def _sign_in(self) -> None:
+        reply = self._request("POST", "/api/v1/auth/login", {"email": self._secrets.admin_email, "password": self._secrets.admin_password})
+        if reply.status_code == 401:
+            raise SignInRefused(
+                "the first administrator's password was changed; give yours by PROBITY_ADMIN_EMAIL and PROBITY_ADMIN_PASSWORD"
+            )
+        # The token is enough; a session cookie beside it would make every write prove its origin.
+        self._http.cookies.clear()
+        self._http.headers["authorization"] = f"Bearer {msgspec.json.decode(self._accepted(reply), type=_Token).token}"
+
+    def _send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> bytes:
+        if "authorization" not in self._http.headers:
+            self._sign_in()
+        return self._accepted(self._request(method, path, body))
+
+    def _request(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         try:
-            reply = self._http.request(method, path, json=body)
+            return self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise CommandFailed(f"the server did not answer {method} {path}: {error}") from error
-        if sign_in and reply.status_code == 401:
-            raise CommandFailed(
-                "the first administrator's password was changed; set PROBITY_ADMIN_EMAIL and PROBITY_ADMIN_PASSWORD to yours, or use --no-demo"
-            )
+
+    def _accepted(self, reply: httpx.Response) -> bytes:
         if not reply.is_success:
-            raise CommandFailed(f"the server refused {method} {path} with {reply.status_code}: {reply.text[:300]}")
+            asked = reply.request
+            raise CommandFailed(f"the server refused {asked.method} {asked.url.path} with {reply.status_code}: {reply.text[:300]}")
         return reply.content
 
 

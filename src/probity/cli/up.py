@@ -101,13 +101,15 @@ def up(once: bool, as_json: bool, port: int, host: str, data: Path, no_demo: boo
             server = _server(stack, installation, environ, listener, progress)
             api = stack.enter_context(contextlib.closing(Api(url, secrets)))
             row, agent = _agent(stack, api, installation, progress)
-            outcome = None if no_demo or not (once or not api.has_runs()) else _check(api, row, installation, progress)
+            knows_password = once or api.can_sign_in()
+            wants_sample = once or (not no_demo and knows_password and not api.has_runs())
+            outcome = _check(api, row, installation, progress) if wants_sample else None
             _say_outcome(outcome, progress)
             if as_json:
                 print_json(outcome.as_json(url) if outcome else {"url": url, "agent": {"id": row.id, "name": row.name}})
             if once:
                 return EXIT_OK if outcome and outcome.is_good else EXIT_FAILED
-            _say_where(url, secrets, installation, progress)
+            _say_where(url, secrets if knows_password else None, installation, progress)
             _stay(target, server, agent, progress)
     except Stopped:
         progress.say("Stopped.")
@@ -235,11 +237,9 @@ def _say_outcome(outcome: Outcome | None, progress: Progress) -> None:
     )
 
 
-def _say_where(url: str, secrets: Secrets, installation: Installation, progress: Progress) -> None:
-    progress.panel(
-        "Probity is up; Ctrl-C stops it",
-        {"address": url, "e-mail": secrets.admin_email, "password": secrets.admin_password, "data": str(installation.data)},
-    )
+def _say_where(url: str, secrets: Secrets | None, installation: Installation, progress: Progress) -> None:
+    sign_in = {"e-mail": secrets.admin_email, "password": secrets.admin_password} if secrets else {"sign-in": "yours"}
+    progress.panel("Probity is up; Ctrl-C stops it", {"address": url, **sign_in, "data": str(installation.data)})
 
 
 def _stay(target: Target, server: Child, agent: Child, progress: Progress) -> None:
