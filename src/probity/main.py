@@ -51,7 +51,7 @@ from probity.kernel.http.hot import HotRoute
 from probity.kernel.http.settings import HttpSettings
 from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.http.tiers import TIERS
-from probity.kernel.limits import Limiter, LocalLimiter, overrides_from
+from probity.kernel.limits import Limiter, LocalLimiter, Overrides, overrides_from
 from probity.kernel.locations import parse_s3_url, parse_smtp_url
 from probity.kernel.mail import DeliverMail, Mailer, PruneMail
 from probity.kernel.principal import AgentId, Principal, UserId
@@ -88,6 +88,7 @@ class Services:
     features: Features
     metrics: Metrics
     shutdown: Shutdown
+    limiter: Limiter
     db: Database
     fleet_browser: FleetBrowser
     run_browser: RunBrowser
@@ -112,6 +113,23 @@ class Services:
     artifacts: ArtifactService
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What exists before the database is open, and stays the same however often the application is started."""
+
+    config: Config
+    clock: Clock
+    metrics: Metrics
+    shutdown: Shutdown
+    limits: Overrides
+    pages: Pages
+    ring: KeyRing
+    heads: HeadsFile
+    blobs: BlobStore
+    sockets: SocketGateway
+    on_seal_failure: Callable[[], None]
+
+
 def build(
     config: Config,
     *,
@@ -126,115 +144,152 @@ def build(
         authenticators: asked before the server's own (tests).
         routes: served beside the server's own (tests).
     """
-    clock = clock or SystemClock()
-    metrics = Metrics()
-    shutdown = Shutdown(drain_s=config.http.drain_s)
-    limits = overrides_from(config.limits)
-    pages = Pages(clock)
-    ring = KeyRing.of(config.keys.master, refuse_weak=config.is_production)
-    heads = HeadsFile(config.storage.data_dir)
-    seal_failures = metrics.counter("audit_seal_failures_total", "Times the audit trail could not be sealed or its heads not written")
-    blobs = _blob_store(config)
-    sockets = SocketGateway()
+    frame = _frame(config, clock or SystemClock())
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
         async with AsyncExitStack() as stack:
-            db = await Database.open(
-                dsn=config.database.url,
-                system_dsn=config.database.system_url,
-                pool_size=config.database.pool_size,
-                system_pool_size=config.database.system_pool_size,
-            )
-            stack.push_async_callback(db.close)
-            checks: dict[str, Check] = {"postgres": db.ping}
-            limiter: Limiter = LocalLimiter(clock, limits)
-            if config.redis.url is not None:
-                shared = RedisLimiter(config.redis.url, config.redis.namespace, metrics.limiter_failures, limits)
-                stack.push_async_callback(shared.close)
-                checks["redis"] = shared.ping
-                limiter = shared
-            sealer = Sealer(db, clock, ring, heads, on_failure=seal_failures.inc)
-            await stack.enter_async_context(_running(sealer.run))
-            passwords = Passwords()
-            stack.callback(passwords.close)
-            identity = IdentityService(db, clock, passwords)
-            sign_in = SignInService(db, clock, passwords, jwt_key_bytes(config.keys.jwt), jwt_ttl_s=config.identity.jwt_ttl_s)
-            keys = KeyService(db, clock)
-            await _bootstrap(config, identity)
-            wakeups = _wakeups(config, db)
-            stack.push_async_callback(wakeups.close)
-            await wakeups.start()
-            fleet = FleetService(db, clock, limiter, heartbeat_interval_s=config.fleet.heartbeat_interval_s)
-            dispatch = DispatchService(
-                db,
-                clock,
-                fleet,
-                wakeups,
-                queue_cap=config.fleet.queue_cap_per_org,
-                agent_queue_cap=config.fleet.queue_cap_per_agent,
-            )
-            await stack.enter_async_context(_when(shutdown.stopping, dispatch.stop))
-            projects = ProjectService(db, clock)
-            hub = RunHub(db, stopping=shutdown.stopping)
-            wakeups.subscribe(RUN_CHANNEL, hub.wake)
-            stack.push_async_callback(hub.close)
-            await hub.start()
-            live = LiveService(db, hub)
-            wakeups.subscribe(RUN_CHANNEL, sockets.wake)
-            stack.push_async_callback(sockets.close)
-            runs = RunService(db, clock, dispatch, fleet, projects)
-            uploads = Uploads(db, clock, blobs)
-            services = Services(
-                readiness=Readiness(checks, shutdown),
-                features=Features(email=config.mail.smtp_url is not None),
-                metrics=metrics,
-                shutdown=shutdown,
-                db=db,
-                fleet_browser=FleetBrowser(db, clock),
-                run_browser=RunBrowser(db),
-                pages=pages,
-                ring=ring,
-                blobs=blobs,
-                uploads=uploads,
-                mailer=_mailer(config, db, clock, ring),
-                audit=AuditService(db, clock, ring, sealer=sealer, heads=heads, names=_ActorNames(identity, fleet)),
-                identity=identity,
-                sign_in_service=sign_in,
-                keys=keys,
-                projects=projects,
-                user_authenticator=UserAuthenticator(sign_in, keys),
-                wakeups=wakeups,
-                fleet=fleet,
-                dispatch=dispatch,
-                runs=runs,
-                ingest=IngestService(db, clock),
-                live=live,
-                imports=ImportService(db, clock, runs),
-                artifacts=ArtifactService(db, clock, uploads, blobs),
-            )
-            await sockets.open(live, services.user_authenticator.authenticate_token, shutdown.stopping)
-            tasks = _task_runner(services, clock)
-            stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)
-            await tasks.start()
+            services = await _start_services(frame, stack)
             yield Running(
                 services={field.name: getattr(services, field.name) for field in fields(services)},
                 authenticator=Authenticators([*authenticators, *_authenticators(services)]),
-                limiter=limiter,
+                limiter=services.limiter,
                 hot_routes=_hot_routes(services),
             )
 
     return assemble(
-        routes=[*_routes(config), *socket_routes.routes(sockets), *routes],
+        routes=[*_routes(config), *socket_routes.routes(frame.sockets), *routes],
         service_names=[field.name for field in fields(Services)],
         start=start,
         settings=_http_settings(config),
-        clock=clock,
-        metrics=metrics,
-        shutdown=shutdown,
-        pages=pages.failure,
+        clock=frame.clock,
+        metrics=frame.metrics,
+        shutdown=frame.shutdown,
+        pages=frame.pages.failure,
         tiers=TIERS,
     )
+
+
+def _frame(config: Config, clock: Clock) -> _Frame:
+    metrics = Metrics()
+    seal_failures = metrics.counter("audit_seal_failures_total", "Times the audit trail could not be sealed or its heads not written")
+    return _Frame(
+        config=config,
+        clock=clock,
+        metrics=metrics,
+        shutdown=Shutdown(drain_s=config.http.drain_s),
+        limits=overrides_from(config.limits),
+        pages=Pages(clock),
+        ring=KeyRing.of(config.keys.master, refuse_weak=config.is_production),
+        heads=HeadsFile(config.storage.data_dir),
+        blobs=_blob_store(config),
+        sockets=SocketGateway(),
+        on_seal_failure=seal_failures.inc,
+    )
+
+
+async def _start_services(frame: _Frame, stack: AsyncExitStack) -> Services:
+    """Open everything, lower layers first; `stack` closes it in the opposite order."""
+    config, clock = frame.config, frame.clock
+    db = await _open_database(config, stack)
+    limiter, checks = _open_limiter(frame, db, stack)
+    sealer = await _start_sealer(frame, db, stack)
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    identity = IdentityService(db, clock, passwords)
+    sign_in = SignInService(db, clock, passwords, jwt_key_bytes(config.keys.jwt), jwt_ttl_s=config.identity.jwt_ttl_s)
+    keys = KeyService(db, clock)
+    await _bootstrap(config, identity)
+    wakeups = _wakeups(config, db)
+    stack.push_async_callback(wakeups.close)
+    await wakeups.start()
+    fleet = FleetService(db, clock, limiter, heartbeat_interval_s=config.fleet.heartbeat_interval_s)
+    dispatch = await _start_dispatch(frame, db, fleet, wakeups, stack)
+    projects = ProjectService(db, clock)
+    live = await _start_live(frame, db, wakeups, stack)
+    runs = RunService(db, clock, dispatch, fleet, projects)
+    uploads = Uploads(db, clock, frame.blobs)
+    services = Services(
+        readiness=Readiness(checks, frame.shutdown),
+        features=Features(email=config.mail.smtp_url is not None),
+        metrics=frame.metrics,
+        shutdown=frame.shutdown,
+        limiter=limiter,
+        db=db,
+        fleet_browser=FleetBrowser(db, clock),
+        run_browser=RunBrowser(db),
+        pages=frame.pages,
+        ring=frame.ring,
+        blobs=frame.blobs,
+        uploads=uploads,
+        mailer=_mailer(config, db, clock, frame.ring),
+        audit=AuditService(db, clock, frame.ring, sealer=sealer, heads=frame.heads, names=_ActorNames(identity, fleet)),
+        identity=identity,
+        sign_in_service=sign_in,
+        keys=keys,
+        projects=projects,
+        user_authenticator=UserAuthenticator(sign_in, keys),
+        wakeups=wakeups,
+        fleet=fleet,
+        dispatch=dispatch,
+        runs=runs,
+        ingest=IngestService(db, clock),
+        live=live,
+        imports=ImportService(db, clock, runs),
+        artifacts=ArtifactService(db, clock, uploads, frame.blobs),
+    )
+    await frame.sockets.open(live, services.user_authenticator.authenticate_token, frame.shutdown.stopping)
+    tasks = _task_runner(services, clock)
+    stack.push_async_callback(tasks.stop, config.http.shutdown_grace_s)
+    await tasks.start()
+    return services
+
+
+async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
+    db = await Database.open(
+        dsn=config.database.url,
+        system_dsn=config.database.system_url,
+        pool_size=config.database.pool_size,
+        system_pool_size=config.database.system_pool_size,
+    )
+    stack.push_async_callback(db.close)
+    return db
+
+
+def _open_limiter(frame: _Frame, db: Database, stack: AsyncExitStack) -> tuple[Limiter, dict[str, Check]]:
+    """Return the limiter, in Redis where there is one, and what must answer before this server gets traffic."""
+    redis = frame.config.redis
+    if redis.url is None:
+        return LocalLimiter(frame.clock, frame.limits), {"postgres": db.ping}
+    shared = RedisLimiter(redis.url, redis.namespace, frame.metrics.limiter_failures, frame.limits)
+    stack.push_async_callback(shared.close)
+    return shared, {"postgres": db.ping, "redis": shared.ping}
+
+
+async def _start_sealer(frame: _Frame, db: Database, stack: AsyncExitStack) -> Sealer:
+    sealer = Sealer(db, frame.clock, frame.ring, frame.heads, on_failure=frame.on_seal_failure)
+    await stack.enter_async_context(_running(sealer.run))
+    return sealer
+
+
+async def _start_dispatch(frame: _Frame, db: Database, fleet: FleetService, wakeups: Wakeups, stack: AsyncExitStack) -> DispatchService:
+    caps = frame.config.fleet
+    dispatch = DispatchService(
+        db, frame.clock, fleet, wakeups, queue_cap=caps.queue_cap_per_org, agent_queue_cap=caps.queue_cap_per_agent
+    )
+    # Waiting claims end with the server, not with their time.
+    await stack.enter_async_context(_when(frame.shutdown.stopping, dispatch.stop))
+    return dispatch
+
+
+async def _start_live(frame: _Frame, db: Database, wakeups: Wakeups, stack: AsyncExitStack) -> LiveService:
+    hub = RunHub(db, stopping=frame.shutdown.stopping)
+    wakeups.subscribe(RUN_CHANNEL, hub.wake)
+    stack.push_async_callback(hub.close)
+    await hub.start()
+    wakeups.subscribe(RUN_CHANNEL, frame.sockets.wake)
+    stack.push_async_callback(frame.sockets.close)
+    return LiveService(db, hub)
 
 
 @asynccontextmanager
