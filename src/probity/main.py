@@ -274,9 +274,7 @@ async def _start_sealer(frame: _Frame, db: Database, stack: AsyncExitStack) -> S
 
 async def _start_dispatch(frame: _Frame, db: Database, fleet: FleetService, wakeups: Wakeups, stack: AsyncExitStack) -> DispatchService:
     caps = frame.config.fleet
-    dispatch = DispatchService(
-        db, frame.clock, fleet, wakeups, queue_cap=caps.queue_cap_per_org, agent_queue_cap=caps.queue_cap_per_agent
-    )
+    dispatch = DispatchService(db, frame.clock, fleet, wakeups, queue_cap=caps.queue_cap_per_org, agent_queue_cap=caps.queue_cap_per_agent)
     # Waiting claims end with the server, not with their time.
     await stack.enter_async_context(_when(frame.shutdown.stopping, dispatch.stop))
     return dispatch
