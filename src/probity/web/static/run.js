@@ -217,6 +217,7 @@
     for (const item of $$("#totals li")) {
       const n = now[item.dataset.key] || 0;
       put($("b", item), number(n));
+      if (item.dataset.key === "errors") put($("span", item), n === 1 ? "error" : "errors");
       if (item.dataset.key !== "total") item.toggleAttribute("data-zero", !n);
     }
     const order = ["failed", "errors", "flaky", "passed", "skipped"];
