@@ -43,7 +43,7 @@ ALL_TENANTS = {
     """,
     "identity": """
         keys.store.find_key_all_tenants sessions.service._note_refusal_all_tenants sessions.store.delete_expired_all_tenants
-        sessions.store.find_known_user_all_tenants sessions.store.find_session_all_tenants store.find_organization_all_tenants
+        sessions.store.find_known_user_all_tenants sessions.store.find_session_all_tenants
         store.find_user_orgs_all_tenants store.has_users_all_tenants
     """,
     "kernel": """

@@ -9,7 +9,6 @@ from probity.kernel.errors import ProbityError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 

@@ -130,9 +130,6 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         self._send("DELETE", f"/api/api-keys/{quote(key_id, safe='')}")
 
-    def whoami(self) -> dict[str, Any]:
-        return self._json(dict[str, Any], "GET", "/api/v1/auth/me")
-
     def _events(self, ref: str, last_id: str) -> Iterator[sse.ServerSentEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
         with _translated(), self._http.stream("GET", f"{_run_path(ref)}/events", headers=headers, timeout=STREAM_TIMEOUT) as reply:

@@ -107,10 +107,6 @@ class DispatchService:
         async with self._db.transaction(principal) as tx:
             return await self._get(tx, principal.org_id, job_id)
 
-    async def jobs_of_run_in(self, tx: Tx, org_id: OrgId, run_id: UUID) -> list[Job]:
-        """Return a run's jobs, the oldest first; `claimed_by` is the agent that holds a job or held it last."""
-        return await store.list_jobs_of_run(tx, org_id, run_id)
-
     async def cancel(self, principal: Principal, job_id: JobId) -> Job:
         """Cancel a job; safe to repeat, and without effect on one that has ended."""
         principal.require("jobs:create")

@@ -120,27 +120,6 @@ async def lock_job(tx: Tx, org_id: OrgId, job_id: JobId) -> Job | None:
     )
 
 
-async def list_jobs_of_run(tx: Tx, org_id: OrgId, run_id: UUID) -> list[Job]:
-    """Return the jobs of a run, the oldest first; a run has one, or one per repetition."""
-    return await fetch_all(
-        tx,
-        Job,
-        """
-        select id, org_id, kind, state, agent_id, tags, capability, priority, run_id, correlation_id, claimed_by, claimed_at,
-               claim_expires_at, cancel_requested_at, attempt, max_attempts, timeout_s, reason_code, error, created_by, created_at,
-               finished_at
-          from jobs
-         where org_id = :org_id
-           and run_id = :run_id
-           and lane = 'agent'
-         order by created_at, id
-         limit 1000
-        """,
-        org_id=org_id,
-        run_id=run_id,
-    )
-
-
 async def cancel_job(tx: Tx, org_id: OrgId, job_id: JobId, now: datetime) -> None:
     """End a job that nobody holds."""
     await execute(

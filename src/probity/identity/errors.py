@@ -64,9 +64,5 @@ class UserNotFound(NotFound):
         super().__init__("User not found.")
 
 
-class OrganizationNotFound(NotFound):
-    code = "identity.organization_not_found"
-
-
 class RoleNotFound(NotFound):
     code = "identity.role_not_found"

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from probity.identity.errors import EmailTaken, OrganizationNotFound, RoleNotFound, SlugTaken, UserNotFound
+from probity.identity.errors import EmailTaken, RoleNotFound, SlugTaken, UserNotFound
 from probity.identity.models import Member, Membership, Organization, User
 from probity.kernel.db import Database, Tx, execute, fetch_all, fetch_one, fetch_rows, fetch_value
 from probity.kernel.ids import new_id
@@ -45,32 +45,6 @@ async def insert_organization(tx: Tx, organization: Organization) -> None:
         if error.constraint_name == "organizations_slug":
             raise SlugTaken(f"the short name {organization.slug!r} is taken", slug=organization.slug) from error
         raise
-
-
-async def get_organization(tx: Tx, org_id: OrgId) -> Organization:
-    organization = await fetch_one(
-        tx, Organization, "select id, slug, name, created_at from organizations where id = :org_id", org_id=org_id
-    )
-    if organization is None:
-        raise OrganizationNotFound("no such organization")
-    return organization
-
-
-async def find_organization_all_tenants(db: Database, slug: str | None) -> Organization | None:
-    """Return the organization with this short name, or the oldest one when none is named."""
-    async with db.system() as tx:
-        return await fetch_one(
-            tx,
-            Organization,
-            """
-            select id, slug, name, created_at
-              from organizations
-             where :slug::text is null or slug = :slug
-             order by created_at, id
-             limit 1
-            """,
-            slug=slug,
-        )
 
 
 async def seed_roles(tx: Tx, org_id: OrgId, roles: Mapping[str, tuple[str, list[str]]]) -> None:

@@ -22,11 +22,6 @@ from probity.kernel.principal import OrgId
 TASKS: Final = "tasks"
 
 
-class Lane(StrEnum):
-    AGENT = "agent"
-    SERVER = "server"
-
-
 class JobState(StrEnum):
     QUEUED = "queued"
     CLAIMED = "claimed"

@@ -41,13 +41,6 @@ class ArtifactNotFound(NotFound):
         super().__init__("not found")
 
 
-class ArtifactTooLarge(TooLarge):
-    code = "artifact.too_large"
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"an artifact may have at most {limit_bytes} bytes", limit_bytes=limit_bytes)
-
-
 class ReportTooLarge(TooLarge):
     code = "import.too_large"
 

@@ -116,12 +116,6 @@ async def find_run_by_client_id(tx: Tx, org_id: OrgId, client_run_id: str) -> Ru
     )
 
 
-async def find_run_of_job(tx: Tx, org_id: OrgId, job_id: UUID) -> Run | None:
-    return await fetch_one(
-        tx, Run, "select " + _COLUMNS + " from runs r where r.org_id = :org_id and r.job_id = :job_id", org_id=org_id, job_id=job_id
-    )
-
-
 async def list_runs(tx: Tx, org_id: OrgId, narrowed: RunFilter) -> str:
     """Return one page, newest first, as the JSON text `[…]` with at most `limit + 1` rows."""
     where: LiteralString = "r.org_id = :org_id"

@@ -20,7 +20,7 @@ from probity.kernel.clock import Clock
 from probity.kernel.db import Database, Tx
 from probity.kernel.errors import Unavailable
 from probity.kernel.ids import new_id
-from probity.kernel.principal import ANONYMOUS, OrgId, Principal, PrincipalKind, UserId
+from probity.kernel.principal import ANONYMOUS, OrgId, Principal, PrincipalKind
 from probity.kernel.secret import Secret
 
 # Secrets Bridge's tokens of one person are equal when issued in the same second; each further one is dated a second back.
@@ -115,19 +115,6 @@ class SignInService:
         if account is None:
             raise UserNotFound
         return account
-
-    async def revoke_everywhere(self, principal: Principal, user_id: UserId) -> int:
-        """End every session of a person; their own is always theirs to end.
-
-        Raises:
-            PermissionMissing: somebody else's, without the permission to manage users.
-        """
-        if principal.user_id != user_id:
-            principal.require("settings:users:manage")
-        async with self._db.transaction(principal) as tx:
-            count = await store.revoke_all(tx, user_id, self._clock.now())
-            await audit.record(tx, principal, Action.SESSION_REVOKE_ALL, f"user:{user_id}", metadata={"count": count})
-        return count
 
     async def sweep(self) -> int:
         """Delete sessions that ended a week ago; the trail keeps what they did."""

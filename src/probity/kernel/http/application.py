@@ -31,8 +31,6 @@ from probity.kernel.http.shutdown import Shutdown
 from probity.kernel.limits import Limiter, Policy
 from probity.kernel.telemetry import Metrics
 
-Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
-
 
 class Running(msgspec.Struct, frozen=True):
     """What exists only while the application runs: made at start, when the database is open.

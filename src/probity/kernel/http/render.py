@@ -38,7 +38,6 @@ class Case(msgspec.Struct, frozen=True):
     method: str
     path: str
     now: datetime
-    pinned: bool = False
 
     @property
     def status(self) -> int:
@@ -225,8 +224,6 @@ def _suparbase(case: Case) -> Rendered:
     category = case.error.details.get("category", _CATEGORY.get(case.status, "server"))
     body: dict[str, Any] = {"category": category, "message": case.message}
     match case.error:
-        case LimitReached():
-            body["message"] = case.message
         case BodyTooLarge():
             body["message"] = "Request body too large."
         case MalformedJson():
@@ -268,8 +265,6 @@ def _sentri(case: Case) -> Rendered:
             body = {"error": "Internal server error.", "requestId": case.request_id}
         case UnknownPath():
             body["error"] = "not found"
-        case LimitReached():
-            body["error"] = case.message
         case CsrfRejected():
             body["error"] = "CSRF token missing or invalid. Please refresh the page."
         case _ if case.is_anonymous:

@@ -126,7 +126,6 @@ def failure_reply(scope: Scope, exchange: Exchange, error: Exception, clock: Clo
             method=scope["method"],
             path=scope["path"],
             now=clock.now(),
-            pinned=exchange.pin is not None,
         ),
         exchange.page,
     )

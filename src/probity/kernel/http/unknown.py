@@ -44,7 +44,6 @@ def answer(scope: Scope, exchange: Exchange, exists: Exists, now: datetime) -> W
         method=method,
         path=path,
         now=now,
-        pinned=exchange.pin is not None,
     )
     return render(case, exchange.page)
 

@@ -16,7 +16,6 @@ import msgspec
 from probity.kernel.errors import FieldError
 
 _MOST: Final = 200
-_UNDEFINED: Final = object()
 _AT: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
 _EXPECTED: Final = re.compile(r"^Expected `(?P<expected>[^`]+)`, got `(?P<got>[^`]+)`$")
 _LENGTH: Final = re.compile(r"^Expected `(?P<kind>\w+)` of length (?P<op><=|>=) (?P<n>\d+)$")

@@ -163,7 +163,7 @@ async def list_suites(tx: Tx, run: Run, *, limit: int) -> list[Suite]:
 
 
 async def list_cases(
-    tx: Tx, run: Run, *, suite: str | None = None, only_bad: bool = False, text: str | None = None, after: int = 0, limit: int
+    tx: Tx, run: Run, *, suite: str | None = None, only_bad: bool = False, after: int = 0, limit: int
 ) -> list[CaseSummary]:
     """Return cases in the order in which they first appeared, one more than `limit` when more follow."""
     where: LiteralString = "first_seq > :after"
@@ -171,8 +171,6 @@ async def list_cases(
         where += " and suite = :suite"
     if only_bad:
         where += " and outcome in ('failed', 'error')"
-    if text is not None:
-        where += " and (case_key ilike :pattern or name ilike :pattern)"
     return await fetch_all(
         tx,
         CaseSummary,
@@ -181,7 +179,6 @@ async def list_cases(
         until=run.last_seq,
         suite=suite,
         after=after,
-        pattern=None if text is None else contains(text),
         limit=limit,
         **_of_run(run),
     )
