@@ -27,6 +27,10 @@ class RunMismatch(Conflict):
         super().__init__("this idempotency key belongs to another request; use a new key", key=key)
 
 
+class ClientIdTaken(RunMismatch):
+    """Somebody else took the `client_run_id` after we had looked."""
+
+
 class NotThisAgentsRun(Denied):
     code = "run.other_agent"
 

@@ -13,8 +13,10 @@ from probity.kernel.principal import AgentId, OrgId
 RunId = NewType("RunId", UUID)
 ResultId = NewType("ResultId", UUID)
 ArtifactId = NewType("ArtifactId", UUID)
+# How a client names a run: by its id or by its human number.
+RunRef = RunId | int
 
-# Wake-up channels: the key is the run's UUID, or `<org uuid>` for what all runs of an organization do.
+# Wake-up channel; key: `<organization>/<run>`, both as UUIDs. The run has moved.
 RUN_CHANNEL: Final = "runs"
 
 

@@ -23,10 +23,10 @@ from probity.kernel.principal import OrgId, Principal, system_principal
 from probity.kernel.queue import JobState
 from probity.projects.service import ProjectService
 from probity.runs import rules, store
-from probity.runs.errors import RunMismatch, RunNotFound, RunNotInProgress
+from probity.runs.errors import ClientIdTaken, RunMismatch, RunNotFound, RunNotInProgress
 from probity.runs.ingest import store as ingest_store
 from probity.runs.ingest.journal import Journal
-from probity.runs.models import Run, RunId, RunKind, RunState, month_of
+from probity.runs.models import Run, RunId, RunKind, RunRef, RunState, month_of
 from probity.runs.schemas import NewRunIn
 from probity.runs.store import NewRow, ResultFilter, RunFilter
 
@@ -36,12 +36,6 @@ _LOG_PAGE: Final = 200
 _MAX_ATTEMPTS: Final = 2
 _DISPATCH_FIELDS: Final = ("cwd", "env", "agent", "tags", "junit", "artifacts")
 _SERVER_REASONS: Final = frozenset(reason.value for reason in Reason)
-
-RunRef = RunId | int
-
-
-class ClientIdTaken(RunMismatch):
-    """Somebody else took the `client_run_id` after we had looked."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -165,9 +159,20 @@ class RunService:
         return run
 
     async def insert_in(
-        self, tx: Tx, principal: Principal, new: NewRunIn, kind: RunKind, *, meta: Mapping[str, object] | None = None
+        self,
+        tx: Tx,
+        principal: Principal,
+        new: NewRunIn,
+        kind: RunKind,
+        *,
+        number: int | None = None,
+        meta: Mapping[str, object] | None = None,
     ) -> Run:
         """Insert a run in the caller's transaction; whoever fills it in that transaction announces it too.
+
+        Args:
+            number: one taken before. Without it the next one is taken here, and nobody else of the organization gets one until the
+                transaction ends.
 
         Raises:
             ClientIdTaken: there is a run with that `client_run_id` already.
@@ -195,7 +200,7 @@ class RunService:
                 client_run_id=new.client_run_id,
                 meta=meta or {},
             ),
-            await next_number(tx, principal.org_id, "RUN"),
+            await next_number(tx, principal.org_id, "RUN") if number is None else number,
         )
         if run is None:
             raise ClientIdTaken(new.client_run_id or "")

@@ -20,8 +20,8 @@ from probity.runs.errors import ArtifactNotFound
 from probity.runs.ingest import store as ingest_store
 from probity.runs.ingest.journal import Journal
 from probity.runs.ingest.service import check_may_write
-from probity.runs.models import Artifact, ArtifactId, Run
-from probity.runs.service import RunRef, lock_run
+from probity.runs.models import Artifact, ArtifactId, Run, RunRef
+from probity.runs.service import lock_run
 
 MAX_BYTES: Final = 1024**3
 

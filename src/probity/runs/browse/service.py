@@ -10,9 +10,7 @@ from probity.kernel.principal import AgentId, Principal
 from probity.runs import store as runs_store
 from probity.runs.browse import store
 from probity.runs.browse.models import CaseAttempt, CaseSummary, LogPiece, ProjectChoice, RunDetail, RunningRun, RunPage, RunQuery, Suite
-from probity.runs.models import Run, RunId
-
-RunRef = RunId | int
+from probity.runs.models import Run, RunRef
 
 _SUITES: Final = 50
 # Runs up to this size show every row at once; in larger ones a suite is opened first.

@@ -8,19 +8,20 @@ from typing import Final
 
 from probity.audit import service as audit
 from probity.audit.models import Action
+from probity.identity.service import next_number
 from probity.kernel.clock import Clock
 from probity.kernel.db import Database, Tx
 from probity.kernel.junit import JUnitCase, iter_cases
 from probity.kernel.principal import Principal
 from probity.runs import rules
-from probity.runs.errors import RunMismatch
+from probity.runs.errors import ClientIdTaken, RunMismatch
 from probity.runs.imports.bodies import Reports
 from probity.runs.ingest import store as ingest_store
 from probity.runs.ingest.journal import Journal
 from probity.runs.ingest.schemas import ResultEvent
 from probity.runs.models import Outcome, Run, RunKind
 from probity.runs.schemas import NewRunIn
-from probity.runs.service import ClientIdTaken, RunService
+from probity.runs.service import RunService
 
 # Cases per statement; at most this many are in memory at once.
 _BATCH: Final = 500
@@ -44,11 +45,14 @@ class ImportService:
         principal.require("runs:write")
         if (earlier := await self._find_repeat(principal, new, reports)) is not None:
             return earlier, False
+        # Everything that may take long comes first: a large report must not hold up all other runs of its organization.
+        await asyncio.to_thread(_check_readable, reports)
+        async with self._db.transaction(principal) as tx:
+            number = await next_number(tx, principal.org_id, "RUN")
+        meta = {"sha256": reports.digest, "files": len(reports.files)}
         try:
             async with self._db.transaction(principal) as tx:
-                run = await self._runs.insert_in(
-                    tx, principal, new, RunKind.IMPORT, meta={"sha256": reports.digest, "files": len(reports.files)}
-                )
+                run = await self._runs.insert_in(tx, principal, new, RunKind.IMPORT, number=number, meta=meta)
                 return await self._fill(tx, principal, run, reports), True
         except ClientIdTaken:
             # The same request came twice at once; the other one won and is committed by now.
@@ -95,6 +99,17 @@ class ImportService:
         if run is not None and (run.kind is not RunKind.IMPORT or run.meta.get("sha256") != reports.digest):
             raise RunMismatch(new.client_run_id)
         return run
+
+
+def _check_readable(reports: Reports) -> None:
+    """
+    Raises:
+        JUnitError: one of the files is not JUnit XML.
+    """
+    for file in reports.files:
+        for _ in iter_cases(file):
+            pass
+        file.seek(0)
 
 
 def _take(cases: Iterator[JUnitCase]) -> list[JUnitCase]:

@@ -11,8 +11,7 @@ from probity.runs import store as runs_store
 from probity.runs.live import messages, store
 from probity.runs.live.hub import READ_LIMIT, Batch, Lagged, RunHub, Stopped, Subscription, frame
 from probity.runs.live.store import Place
-from probity.runs.models import EventType, Run, RunId
-from probity.runs.service import RunRef
+from probity.runs.models import EventType, Run, RunId, RunRef
 
 # What one snapshot carries at most; earlier results and lines are read page by page.
 MAX_RESULTS: Final = 2000
