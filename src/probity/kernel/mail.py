@@ -193,7 +193,10 @@ class Mailer:
         principal.require("org:settings")
         async with self._db.transaction(principal) as tx:
             entry = await _find(tx, mail_id)
-            if not self._shows_text or entry is None or entry.sealed_id is None or entry.state is not MailState.HELD:
+            # A person of several organizations sees the rows of all of them; the permission is that of the active one.
+            if entry is None or entry.org_id != principal.org_id:
+                raise MailNotFound("no such mail in the development mailbox", id=str(mail_id))
+            if not self._shows_text or entry.sealed_id is None or entry.state is not MailState.HELD:
                 raise MailNotFound("no such mail in the development mailbox", id=str(mail_id))
             return await self._text(tx, entry.org_id, entry.sealed_id)
 
