@@ -44,7 +44,7 @@ class ActorNames(Protocol):
     """Who stands behind an id in the trail; implemented by the domains that know users and agents."""
 
     async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> Mapping[UserId, str]:
-        """Return the e-mail address, or else the name, of each user that still exists."""
+        """Return the e-mail address of each user that still exists."""
         ...
 
     async def agent_names(self, principal: Principal, ids: Iterable[AgentId]) -> Mapping[AgentId, str]:

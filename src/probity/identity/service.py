@@ -90,7 +90,7 @@ class IdentityService:
             return await store.list_members(tx, principal.org_id, after=after, limit=limit)
 
     async def user_names(self, principal: Principal, ids: Iterable[UserId]) -> dict[UserId, str]:
-        """Return the display names of those people that the principal's organizations know."""
+        """Return the e-mail addresses of those people that the principal's organizations know. Source: secrets.md §6.13."""
         wanted = sorted(set(ids))
         if not wanted:
             return {}

@@ -145,8 +145,8 @@ async def list_members(tx: Tx, org_id: OrgId, *, after: tuple[datetime, UserId] 
 
 
 async def user_names(tx: Tx, user_ids: Sequence[UserId]) -> dict[UserId, str]:
-    rows = await fetch_rows(tx, "select id, display_name from users where id = any (:ids::uuid[])", ids=list(user_ids))
-    return {UserId(row["id"]): row["display_name"] for row in rows}
+    rows = await fetch_rows(tx, "select id, email from users where id = any (:ids::uuid[])", ids=list(user_ids))
+    return {UserId(row["id"]): row["email"] for row in rows}
 
 
 async def get_user(tx: Tx, user_id: UserId) -> User:
