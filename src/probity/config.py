@@ -50,7 +50,6 @@ class HttpConfig:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     compat_hosts: Mapping[str, str]
     cors_origins: tuple[str, ...]
-    artifact_origin: str | None
     shutdown_grace_s: float
     drain_s: float
     body_timeout_s: float
@@ -64,7 +63,7 @@ class HttpConfig:
 
 @dataclass(frozen=True)
 class KeysConfig:
-    """Key material. `master` wraps stored secrets (version 1 first; the last one is current); `jwt` signs sign-in tokens."""
+    """Key material. `master` wraps stored secrets (the last one is current); `jwt` signs sign-in tokens."""
 
     master: tuple[Secret, ...]
     jwt: Secret
@@ -158,7 +157,6 @@ def load(environ: Mapping[str, str]) -> Config:
             trusted_proxies=reader.parsed("PROBITY_TRUSTED_PROXIES", _networks),
             compat_hosts=reader.parsed("PROBITY_COMPAT_HOSTS", _host_map),
             cors_origins=reader.words("CORS_ORIGIN"),
-            artifact_origin=reader.text("PROBITY_ARTIFACT_ORIGIN") or None,
             shutdown_grace_s=reader.parsed("PROBITY_SHUTDOWN_GRACE", duration_s),
             drain_s=reader.integer("PROBITY_DRAIN", 0, 600),
             body_timeout_s=reader.parsed("PROBITY_BODY_TIMEOUT", duration_s),
@@ -249,7 +247,6 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(("PROBITY_TRUSTED_PROXIES",), "", "addresses or networks whose forwarded headers are believed; none by default"),
     Setting(("PROBITY_COMPAT_HOSTS",), "", "`host=dialect` pairs, comma separated; `<dialect>.localhost` works without"),
     Setting(("CORS_ORIGIN", "ALLOWED_ORIGINS"), "", "origins that browsers may call from, comma separated"),
-    Setting(("PROBITY_ARTIFACT_ORIGIN",), "", "a second origin of this server for HTML artifacts"),
     Setting(("PROBITY_SHUTDOWN_GRACE", "API_SHUTDOWN_GRACE"), "15s", "how long a stopping server waits for requests and tasks"),
     Setting(("PROBITY_DRAIN",), "0", "seconds that a stopping server goes on serving with `/readyz` at 503, for balancers to notice"),
     Setting(
