@@ -143,7 +143,11 @@ class SocketGateway:
 
     async def _recheck_one(self, sid: str, token: str, org_id: OrgId) -> None:
         socket = self._server.eio.sockets.get(self._server.manager.eio_sid_from_sid(sid, "/"))
-        if socket is not None and socket.queue.qsize() > _MAX_UNREAD:
+        if socket is None:
+            # It hung up while it was being judged, so nobody told us after we had let it in.
+            await self._on_disconnect(sid)
+            return
+        if socket.queue.qsize() > _MAX_UNREAD:
             await socket.close(wait=False, abort=True)
             return
         principal = await self._principal(token)
