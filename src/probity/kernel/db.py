@@ -222,6 +222,12 @@ async def execute(tx: Tx, sql: LiteralString, /, **params: object) -> int:
     return int(count) if count.isdigit() else 0
 
 
+def containing(text: str) -> str:
+    """Return the `like` pattern that matches anything with `text` inside, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
 @lru_cache(maxsize=4096)
 def translate(sql: str) -> tuple[str, tuple[str, ...]]:
     """Turn `:name` parameters into `$1, $2, …` and return the statement with the names in that order."""

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from probity.kernel.db import Tx, execute, fetch_all, fetch_one, fetch_value
+from probity.kernel.db import Tx, containing, execute, fetch_all, fetch_one, fetch_value
 from probity.kernel.principal import OrgId
 from probity.runs.errors import RunNotFound
 from probity.runs.models import Outcome, Run, RunId, RunKind, RunState
@@ -153,7 +153,7 @@ async def list_runs(tx: Tx, org_id: OrgId, narrowed: RunFilter) -> str:
         since=narrowed.since,
         before=narrowed.before,
         text=narrowed.text,
-        pattern=None if narrowed.text is None else _contains(narrowed.text),
+        pattern=None if narrowed.text is None else containing(narrowed.text),
         limit=narrowed.limit,
     )
 
@@ -187,7 +187,7 @@ async def list_results(tx: Tx, run: Run, narrowed: ResultFilter) -> str:
         after=narrowed.after,
         outcome=narrowed.outcome,
         case_key=narrowed.case_key,
-        pattern=None if narrowed.text is None else _contains(narrowed.text),
+        pattern=None if narrowed.text is None else containing(narrowed.text),
         limit=narrowed.limit,
     )
 
@@ -219,9 +219,3 @@ async def read_log(tx: Tx, run: Run, *, after: int, limit: int) -> list[LogLine]
 async def _page(tx: Tx, sql: LiteralString, **params: object) -> str:
     text: str = await fetch_value(tx, sql, **params)
     return text
-
-
-def _contains(text: str) -> str:
-    """Return the pattern that matches anything with `text` inside, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from probity.kernel.clock import Clock
+from probity.kernel.clock import Clock, rfc3339_millis
 from probity.runs.browse.models import COUNT_LIMIT
 from probity.web import formats, text
 from probity.web.assets import Assets
@@ -51,7 +51,7 @@ class Renderer:
             duration=formats.duration,
             elapsed=self._elapsed,
             first_line=text.first_line,
-            iso=_iso,
+            iso=rfc3339_millis,
             number=formats.number,
             plain=text.plain,
             plural=formats.plural,
@@ -73,7 +73,3 @@ class Renderer:
 
 def _second(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

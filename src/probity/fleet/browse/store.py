@@ -5,7 +5,7 @@ from typing import Final, LiteralString
 
 from probity.fleet.browse.models import COUNT_LIMIT, AgentQuery, Presence
 from probity.fleet.models import Agent
-from probity.kernel.db import Tx, fetch_all, fetch_value
+from probity.kernel.db import Tx, containing, fetch_all, fetch_value
 from probity.kernel.principal import OrgId
 
 _COLUMNS: Final[LiteralString] = """
@@ -34,7 +34,7 @@ def _params(org_id: OrgId, query: AgentQuery, online_since: datetime) -> dict[st
         "org_id": org_id,
         "online_since": online_since,
         "text": query.text,
-        "pattern": None if query.text is None else _contains(query.text),
+        "pattern": None if query.text is None else containing(query.text),
     }
 
 
@@ -62,8 +62,3 @@ async def count_agents(tx: Tx, org_id: OrgId, query: AgentQuery, *, online_since
         **_params(org_id, query, online_since),
     )
     return count
-
-
-def _contains(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"

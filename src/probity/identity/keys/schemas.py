@@ -7,6 +7,7 @@ import msgspec
 
 from probity.identity.keys.models import ApiKey
 from probity.identity.roles import KeyScope
+from probity.kernel.clock import rfc3339_millis
 from probity.kernel.errors import FieldError
 from probity.kernel.http.failures import InvalidInput
 from probity.kernel.secret import Secret
@@ -79,7 +80,7 @@ def _fields(key: ApiKey) -> dict[str, Any]:
         "key_prefix": key.key_prefix,
         "scope": key.scope,
         "created_at": _sql_time(key.created_at),
-        "expires_at": None if key.expires_at is None else _iso_time(key.expires_at),
+        "expires_at": None if key.expires_at is None else rfc3339_millis(key.expires_at),
         "last_used_at": None if key.last_used_at is None else _sql_time(key.last_used_at),
         "revoked_at": None if key.revoked_at is None else _sql_time(key.revoked_at),
     }
@@ -87,7 +88,3 @@ def _fields(key: ApiKey) -> dict[str, Any]:
 
 def _sql_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _iso_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

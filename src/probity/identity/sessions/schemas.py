@@ -9,6 +9,7 @@ from probity.identity import roles
 from probity.identity.models import Membership, User
 from probity.identity.sessions import rules
 from probity.identity.sessions.models import Account, SignedIn
+from probity.kernel.clock import rfc3339_millis
 from probity.kernel.errors import FieldError
 from probity.kernel.http.failures import InvalidInput
 
@@ -117,7 +118,7 @@ def union_signed_in(signed_in: SignedIn) -> UnionSignedIn:
 
 
 def me(account: Account) -> Me:
-    return Me(**_sentri_fields(account), created_at=_milliseconds(account.user.created_at))
+    return Me(**_sentri_fields(account), created_at=rfc3339_millis(account.user.created_at))
 
 
 def _account(signed_in: SignedIn) -> Account:
@@ -151,7 +152,3 @@ def _role(membership: Membership) -> str:
 
 def _seconds(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _milliseconds(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,12 +3,13 @@
 import html
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
+from probity.kernel.clock import rfc3339_millis
 from probity.kernel.errors import FieldError, ProbityError, TooMany, Unauthenticated, Unavailable, status_of
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.failures import (
@@ -93,7 +94,7 @@ def limit_headers(dialect: Dialect, policy: Policy, verdict: Verdict, now: datet
     reset = max(0, math.ceil(verdict.reset_s))
     window = round(policy.window_s)
     if dialect is Dialect.AGNOX:
-        ends = (now + timedelta(seconds=verdict.reset_s)).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        ends = rfc3339_millis(now + timedelta(seconds=verdict.reset_s))
         return [
             (b"x-ratelimit-limit", str(verdict.limit).encode()),
             (b"x-ratelimit-remaining", str(verdict.remaining).encode()),

@@ -5,7 +5,7 @@ from typing import Final, LiteralString
 
 import msgspec
 
-from probity.kernel.db import Tx, fetch_all, fetch_one, fetch_value
+from probity.kernel.db import Tx, containing, fetch_all, fetch_one, fetch_value
 from probity.kernel.principal import AgentId, OrgId
 from probity.runs.browse.models import (
     COUNT_LIMIT,
@@ -62,7 +62,7 @@ def _params(org_id: OrgId, query: RunQuery) -> dict[str, object]:
         "project_id": query.project_id,
         "agent_id": query.agent_id,
         "number": query.number,
-        "pattern": None if query.text is None else contains(query.text),
+        "pattern": None if query.text is None else containing(query.text),
     }
 
 
@@ -227,9 +227,3 @@ async def read_log(tx: Tx, run: Run, *, after: int, until: int, limit: int) -> l
         limit=limit,
         **_of_run(run),
     )
-
-
-def contains(text: str) -> str:
-    """Return the pattern that matches anything with `text` inside, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"

@@ -3,11 +3,11 @@
 Screens that know the contract read `testName`, `status` and `message`; ours read `name`, `outcome` and `text`.
 """
 
-from datetime import UTC
 from typing import Any, Final
 
 import msgspec
 
+from probity.kernel.clock import rfc3339_millis
 from probity.runs.ingest.journal import LogBody, ResultBody, StateBody
 from probity.runs.live.store import StoredEvent
 from probity.runs.models import EventType, Outcome, Run
@@ -96,8 +96,7 @@ def done(run: Run) -> dict[str, Any]:
 
 
 def log_line(event: StoredEvent, log: LogBody) -> str:
-    moment = event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"[{moment}] {log.text.removesuffix(chr(10))}"
+    return f"[{rfc3339_millis(event.at)}] {log.text.removesuffix(chr(10))}"
 
 
 def _result(body: ResultBody, event: StoredEvent) -> dict[str, Any]:
