@@ -9,6 +9,7 @@ from pathlib import Path
 import probity
 from probity import main
 from probity.config import load
+from probity.fleet.service import HEARTBEAT_LIMIT
 from probity.kernel.errors import STATUS, ProbityError, status_of
 from probity.kernel.http.groups import all_rules
 from probity.kernel.http.tiers import TIERS
@@ -46,7 +47,13 @@ def errors() -> str:
             importlib.import_module(module.name)
     rows = sorted((status_of(kind("")), kind.code, _about(kind)) for kind in STATUS)
     known = {code for _, code, _ in rows}
-    specific = sorted({(_status(kind), kind.code, _about(kind)) for kind in _subclasses(ProbityError) if kind.code not in known})
+    specific = sorted(
+        {
+            (_status(kind), kind.code, _about(kind))
+            for kind in _subclasses(ProbityError)
+            if "code" in kind.__dict__ and kind.code not in known
+        }
+    )
     table = "".join(f"| `{code}` | {status} | {about} |\n" for status, code, about in [*rows, *specific] if status != 500)
     return (
         "# Error codes\n\n"
@@ -86,17 +93,24 @@ def _status(kind: type[ProbityError]) -> int:
 
 
 def _about(kind: type[ProbityError]) -> str:
-    """Return the first sentence of the docstring, else the name in words: errors name the fact."""
+    """Return the first paragraph of the docstring, else the name in words or the error's own text, whichever says more."""
     text = (kind.__dict__.get("__doc__") or "").strip().partition("\n\n")[0]
     if text:
         return re.sub(r"\s+", " ", text).replace("|", "\\|")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    try:
+        said = kind().message  # type: ignore[call-arg]  # most errors have one text and make it themselves
+    except TypeError:
+        return name
+    return max(name, said, key=len)
 
 
 def _policies() -> dict[Policy, str]:
     found: dict[Policy, str] = {}
     for dialect, policies in TIERS.items():
         found |= dict.fromkeys(policies, f"every {dialect} route")
+    # Counted by the service, after the credential.
+    found[HEARTBEAT_LIMIT] = "`POST /api/v1/agents/{agent_id}/heartbeat`"
     app = main.build(load(_ENVIRON))
     for handler, rule in all_rules(app).items():
         for policy in (*rule.limits, *(policy for policies in rule.pinned_limits.values() for policy in policies)):

@@ -42,14 +42,14 @@ from probity.kernel.db import Database, Tx
 from probity.kernel.errors import Invalid, TooMany
 from probity.kernel.groupcommit import GroupCommit
 from probity.kernel.ids import new_id, parse_id
-from probity.kernel.limits import Limiter, Policy
+from probity.kernel.limits import Limiter, Per, Policy
 from probity.kernel.principal import AgentId, CredentialKind, OrgId, Principal, PrincipalKind
 from probity.kernel.secret import Secret
 
 log = structlog.get_logger(__name__)
 
 # Source: secrets.md 4. Checked after the credential, per agent; a refused heartbeat is not counted.
-HEARTBEAT_LIMIT: Final = Policy(name="agent:heartbeat", limit=6, window_s=60)
+HEARTBEAT_LIMIT: Final = Policy(name="agent:heartbeat", limit=6, window_s=60, per=Per.AGENT)
 # Whoever guesses credentials must not be able to fill the audit trail: so many rows per agent and per address.
 _REJECTIONS_PER_AGENT: Final = Policy(name="audit:agent-rejected", limit=10, window_s=60)
 _REJECTIONS_PER_ADDRESS: Final = Policy(name="audit:address-rejected", limit=10, window_s=60)
