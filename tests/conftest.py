@@ -113,7 +113,7 @@ async def clean(pg: cluster.TestDatabase) -> None:
             select c.oid::regclass::text as name
               from pg_class c
              where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-               and c.relname not in ('schema_migrations', 'permissions_catalogue')
+               and c.relname <> 'schema_migrations'
             """
         )
         statements = "".join(f"delete from {row['name']};" for row in tables)

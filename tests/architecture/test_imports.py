@@ -7,7 +7,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src" / "probity"
 DOMAINS = ("audit", "identity", "projects", "fleet", "dispatch", "runs")
 PUBLIC = {"service", "models", "errors", "events"}
-# `main` wires everything; `cli` runs server commands over services and says what it starts.
+# `main` wires everything.
 EXEMPT = ("main.py",)
 
 

@@ -77,8 +77,8 @@ def route_group(
     """Return a router whose handlers speak `dialect`, and `also` others where contracts share the path.
 
     Each handler declares who may call it: `permission="agent.list"`, `authenticated=True`, `public=True` or `agent=True`; a group may
-    declare it for all its handlers. With `or_agent=True` agents pass beside holders of the permission. Further per handler or group: `limits=(Policy, …)`, `body_limit=bytes`, `streamed=True`,
-    `csrf=False`, `tiered=False`.
+    declare it for all its handlers. With `or_agent=True` agents pass beside holders of the permission. Further per handler or group:
+    `limits=(Policy, …)`, `pinned_limits={Dialect: (Policy, …)}`, `body_limit=bytes`, `streamed=True`, `csrf=False`, `tiered=False`.
     """
     opt["dialects"] = (dialect, *also)
     return Router(path, route_handlers=handlers, opt=opt, dependencies=dependencies, tags=tags)

@@ -19,7 +19,7 @@ from probity.kernel.telemetry import Metrics
 
 _REPEATABLE: Final = frozenset({b"set-cookie", b"vary"})
 log = structlog.get_logger("probity.http")
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/api/health", "/static/{name}"})
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/health", "/api/health", "/static/{name}"})
 
 
 class Reply:
