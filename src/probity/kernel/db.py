@@ -321,7 +321,7 @@ async def _check_roles(app: Connection, system: Connection) -> None:
     if role is None or role["rolsuper"] or role["rolbypassrls"] or role["owns"]:
         raise OverPrivilegedRole(
             "the role of DATABASE_URL is a superuser, bypasses row-level security or owns the tables; "
-            "use the role probity_app (see `probity db migrate --help`)"
+            "use the role probity_app (see `probity db --help`)"
         )
     bypass = await system.fetchval("select rolbypassrls and not rolsuper from pg_roles where rolname = current_user")
     if not bypass:

@@ -91,7 +91,7 @@ def openapi_config() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Probity",
         version=probity.__version__,
-        description="One assurance control plane: five documented contracts and Probity's own endpoints over one engine.",
+        description="One assurance control plane: endpoints of documented contracts and Probity's own over one engine.",
         openapi_router=_Unserved("/schema", route_handlers=[]),
         use_handler_docstrings=True,
     )
