@@ -7,6 +7,7 @@ from email.message import EmailMessage
 from email.policy import default
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -203,8 +204,10 @@ async def test_without_a_server_mail_stays_in_the_development_mailbox(
     assert (entry.id, entry.state, entry.recipient) == (mail_id, MailState.HELD, "ada@example.com")
     assert text.text == HELLO.text
     assert await mailer.list_mail(outsider) == []
-    with pytest.raises(MailNotFound):
-        await mailer.read_mail(outsider, mail_id)
+    # Nor by who belongs to both organizations, while acting in the other one.
+    for stranger in (outsider, msgspec.structs.replace(outsider, org_ids=(*outsider.org_ids, admin.org_id))):
+        with pytest.raises(MailNotFound):
+            await mailer.read_mail(stranger, mail_id)
     with pytest.raises(Denied):
         await mailer.list_mail(system_principal(admin.org_id))
     assert await a_runner(db, clock, mailer).drain() == 0
