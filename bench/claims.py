@@ -172,7 +172,7 @@ def _python_rivals(place: Place) -> dict[str, Callable[[int], Any]]:
         ("pgqueuer, batches of 10", "pgqueuer", 10),
     ):
         if importlib.util.find_spec(module) is None:
-            print(f"{module} is skipped: not installed (pip install 'probity[bench]')", flush=True)
+            print(f"{module} is skipped: not installed (`make bench` does)", flush=True)
             continue
         open_rival = getattr(importlib.import_module(f"bench.rivals.{module}"), module)
         options = {} if batch is None else {"batch": batch}

@@ -65,7 +65,7 @@ async def run(place: Place) -> list[Section]:
     print("http", ours.per_second, ours.errors, flush=True)
     theirs = Load()
     if importlib.util.find_spec("fastapi") is None:
-        print("fastapi is skipped: not installed (pip install 'probity[bench]')", flush=True)
+        print("fastapi is skipped: not installed (`make bench` does)", flush=True)
     else:
         async with fastapi_server(place) as port:
             theirs = await over_http(port, requests.__next__)
