@@ -6,9 +6,11 @@ import httpx
 import pytest
 
 from probity.kernel.http.dialect import PINNABLE, Dialect
+from probity.kernel.http.groups import route_group
 from probity.kernel.principal import CredentialKind, Principal, PrincipalKind
-from tests.http_app import TestAuthenticator
-from tests.kernel.http.conftest import at
+from tests.fakes import FakeClock
+from tests.http_app import TestAuthenticator, client_of
+from tests.kernel.http.conftest import at, build_app, create_own_item
 
 USER = Principal(kind=PrincipalKind.USER, actor="user:1", credential=CredentialKind.BEARER_JWT)
 WHERE = [
@@ -106,6 +108,17 @@ async def test_20_megabytes_are_413_before_they_are_read(small: httpx.AsyncClien
 
     assert reply.status_code == 413
     assert is_shaped(dialect, reply)
+
+
+@pytest.mark.parametrize(("prefix", "status"), [("", 400), ("/compat/bridge", 400), ("/compat/sentri", 413)])
+async def test_a_shared_route_takes_as_much_as_the_contract_of_the_pin(
+    callers: TestAuthenticator, clock: FakeClock, prefix: str, status: int
+) -> None:
+    shared = route_group(Dialect.BRIDGE, "/api/v1/shared", [create_own_item], also=[Dialect.SENTRI])
+    async with client_of(build_app(callers, clock, routes=[shared])) as client:
+        reply = await client.post(f"{prefix}/api/v1/shared/own-items", content=b" " * 2_000_000, headers=JSON)
+
+    assert reply.status_code == status
 
 
 @where

@@ -202,7 +202,8 @@ class Gate:
             return
         if exchange.pin is None:
             exchange.dialect = rule.dialect
-        bodies.check_declared_length(scope["headers"], rule.body_limit)
+        body_limit = rule.body_limit_under(exchange.pin)
+        bodies.check_declared_length(scope["headers"], body_limit)
         connection = _connection(scope)
         if scope["method"] not in csrf.SAFE_METHODS and rule.csrf:
             self._check_csrf(connection, exchange)
@@ -216,7 +217,7 @@ class Gate:
             return
         limited = bodies.guarded(
             receive,
-            limit_bytes=rule.body_limit,
+            limit_bytes=body_limit,
             timeout_s=self._settings.stream_idle_timeout_s if rule.streamed else self._settings.body_timeout_s,
             streamed=rule.streamed,
         )

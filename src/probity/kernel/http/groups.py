@@ -39,9 +39,10 @@ class UndeclaredAccess(Exception):
 class RouteRule(msgspec.Struct, frozen=True):
     """What the gate checks before a handler runs.
 
-    `body_limit` is in bytes. `streamed` bodies have no total time limit, only one between chunks. `csrf` is off for the few writes that
-    must work with a stale cookie (sign-in, sign-out). `tiered` is off for routes outside their dialect's general budget. `pinned_limits`
-    hold instead of `limits` under the pin they name. `or_agent` also lets agents in, without the permission; the service decides which.
+    `body_limit` is in bytes; under a pin its contract's holds, unless the route declared its own (`has_own_body_limit`). `streamed` bodies
+    have no total time limit, only one between chunks. `csrf` is off for the few writes that must work with a stale cookie (sign-in,
+    sign-out). `tiered` is off for routes outside their dialect's general budget. `pinned_limits` hold instead of `limits` under the pin
+    they name. `or_agent` also lets agents in, without the permission; the service decides which.
     """
 
     dialects: tuple[Dialect, ...]
@@ -50,6 +51,7 @@ class RouteRule(msgspec.Struct, frozen=True):
     limits: tuple[Policy, ...]
     pinned_limits: Mapping[Dialect, tuple[Policy, ...]]
     body_limit: int
+    has_own_body_limit: bool
     streamed: bool
     csrf: bool
     tiered: bool
@@ -62,6 +64,10 @@ class RouteRule(msgspec.Struct, frozen=True):
     def limits_under(self, pin: Dialect | None) -> tuple[Policy, ...]:
         """Return the budgets that a call under this pin, or at the root, is counted against."""
         return self.limits if pin is None else self.pinned_limits.get(pin, self.limits)
+
+    def body_limit_under(self, pin: Dialect | None) -> int:
+        """Return how many bytes a call under this pin, or at the root, may send."""
+        return self.body_limit if pin is None or self.has_own_body_limit else BODY_LIMIT[pin]
 
 
 def route_group(
@@ -115,6 +121,7 @@ def rule_of(handler: BaseRouteHandler) -> RouteRule:
         limits=tuple(opt.get("limits", ())),
         pinned_limits=opt.get("pinned_limits", {}),
         body_limit=opt.get("body_limit", BODY_LIMIT[dialects[0]]),
+        has_own_body_limit="body_limit" in opt,
         streamed=opt.get("streamed", False),
         csrf=opt.get("csrf", True),
         or_agent=opt.get("or_agent", False),
