@@ -1,6 +1,6 @@
 """A small application of routes in every dialect, without a database."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -113,6 +113,7 @@ def build_app(
     settings: HttpSettings | None = None,
     routes: Sequence[ControllerRouterHandler] = (),
     shutdown: Shutdown | None = None,
+    tiers: Mapping[Dialect, Sequence[Policy]] | None = None,
 ) -> Litestar:
     @asynccontextmanager
     async def start() -> AsyncIterator[Running]:
@@ -127,6 +128,7 @@ def build_app(
         clock=clock,
         metrics=Metrics(),
         shutdown=shutdown or Shutdown(),
+        tiers=tiers,
     )
 
 

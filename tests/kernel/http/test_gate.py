@@ -7,6 +7,7 @@ from probity.kernel.errors import Unavailable
 from probity.kernel.http.auth import Connection
 from probity.kernel.http.dialect import PINNABLE, Dialect
 from probity.kernel.http.settings import HttpSettings
+from probity.kernel.limits import Algorithm, Policy
 from probity.kernel.principal import CredentialKind, Principal, PrincipalKind
 from tests.fakes import FakeClock
 from tests.http_app import TestAuthenticator, client_of
@@ -107,3 +108,20 @@ async def test_public_routes_answer_while_nobody_can_be_known(callers: TestAuthe
         unknown = await client.get("/api/v1/nothing")
 
     assert (public.status_code, protected.status_code, unknown.status_code) == (200, 503, 401)
+
+
+async def test_a_contracts_general_budget_is_spent_by_routes_and_unknown_paths_alike(callers: TestAuthenticator, clock: FakeClock) -> None:
+    general = Policy("test:general", limit=3, window_s=60, algorithm=Algorithm.FIXED_WINDOW)
+    async with client_of(build_app(callers, clock, tiers={Dialect.SENTRI: (general,)})) as client:
+        statuses = [
+            (await client.get(path)).status_code
+            for path in (
+                at(Dialect.SENTRI, "/conflict", pinned=True),
+                "/compat/sentri/api/legacy",
+                "/compat/sentri/api/v1/nothing",
+                "/compat/sentri/api/legacy",
+                at(Dialect.BRIDGE, "/conflict"),
+            )
+        ]
+
+    assert statuses == [409, 308, 401, 429, 409]

@@ -250,6 +250,9 @@ class Gate:
             exchange.principal = await self._authenticator.authenticate(connection)
         if exchange.pin is Dialect.SENTRI and scope["method"] not in csrf.SAFE_METHODS:
             self._check_csrf(connection, exchange)
+        if exchange.pin is not None and scope["path"].startswith("/api"):
+            # A contract's general budget is for everything below its prefix, what it does not know included.
+            await self._count(exchange, scope["method"], self._tiers.get(exchange.pin, ()))
         await reply.send(unknown.answer(scope, exchange, self.exists, self._clock.now()))
 
     def _check_csrf(self, connection: Connection, exchange: Exchange) -> None:
