@@ -33,7 +33,9 @@ class Site:
         self._browser = browser
         self._session: Any = None
 
-    async def open(self, path: str, *, theme: str = "light", size: tuple[int, int] = WIDE, signed_in: bool = True) -> Page:
+    async def open(
+        self, path: str, *, theme: str = "light", size: tuple[int, int] = WIDE, signed_in: bool = True, scripts: bool = True
+    ) -> Page:
         """Open a page in a browser window of its own; the first one signs in by the form."""
         context = await self._browser.new_context(
             storage_state=self._session if signed_in else None,
@@ -41,6 +43,7 @@ class Site:
             viewport={"width": size[0], "height": size[1]},
             color_scheme="dark" if theme == "dark" else "light",
             reduced_motion="reduce",
+            java_script_enabled=scripts,
         )
         page = await context.new_page()
         page.set_default_timeout(15_000)

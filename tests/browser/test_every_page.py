@@ -247,3 +247,16 @@ async def test_a_page_weighs_little(site: Site) -> None:
 
         assert weights["markup"] < 100_000, (name, weights)
         assert weights["scripts"] < 60_000, (name, weights)
+
+
+async def test_without_scripts_the_pages_can_still_be_read(site: Site) -> None:
+    run = await site.new_run(name="signing suite")
+    await site.send(run, result("test_bad", "failed", message="boom", details="E   boom"), result("test_good"), log("hello\n"), finished(1))
+    page = await site.open("/runs?state=failed", scripts=False)
+
+    await page.get_by_role("link", name="signing suite").click()
+    await expect(page.locator("#groups")).to_contain_text("test_good")
+    await page.locator("#failures summary").click()
+    await page.locator("#failures").get_by_role("link", name="Open the detail").click()
+
+    await expect(page.locator(".trace")).to_contain_text("E   boom")

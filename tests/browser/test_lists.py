@@ -141,3 +141,16 @@ async def test_a_chosen_theme_stays_and_the_system_is_the_default(site: Site) ->
     assert dark != light
     assert await page.evaluate(background) == light
     await expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+async def test_a_list_says_when_it_is_cut_off_and_recovers(site: Site) -> None:
+    await site.new_run(name="first")
+    page = await site.open("/runs")
+
+    site.line.cut()
+    await expect(page.locator("#live")).to_have_attribute("data-state", "offline", timeout=10_000)
+    await site.new_run(name="second")
+    site.line.mend()
+
+    await expect(page.locator("#live")).to_have_attribute("data-state", "connected", timeout=10_000)
+    await expect(page.locator("#rows tr")).to_have_count(2, timeout=10_000)

@@ -9,6 +9,7 @@ from probity.identity.passwords import Passwords
 from probity.identity.service import IdentityService
 from probity.kernel.db import Database
 from probity.kernel.secret import Secret
+from probity.web.sign_in import cookies
 from probity.web.sign_in.rules import HOME, is_own_form, safe_next
 from tests.fakes import FakeClock
 
@@ -126,3 +127,8 @@ def test_only_our_own_pages_send_our_forms() -> None:
     assert is_own_form(fetch_site=None, origin="http://PROBITY.test", own_origin=own)
     assert not is_own_form(fetch_site="same-site", origin=own, own_origin=own)
     assert not is_own_form(fetch_site=None, origin=None, own_origin=own)
+
+
+def test_on_https_the_cookie_is_bound_to_this_host() -> None:
+    assert cookies.closed(https=True) == "__Host-probity_session=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax"
+    assert cookies.closed(https=False) == "probity_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
