@@ -50,6 +50,7 @@ class State:
     revoked: bool = False
     refuse_events: set[str] = field(default_factory=set)
     slow_s: float = 0.0
+    largest_artifact: int = 1_000_000
 
 
 class ProtocolServer:
@@ -204,6 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._create_run(json.loads(body))
             case "POST", ["runs", run, "events"]:
                 return self._events(run, json.loads(body)["events"])
+            case "POST", ["runs", run, "artifacts"] if len(body) > self.server_owner.state.largest_artifact:
+                return 413, {"error": "too large for this server"}
             case "POST", ["runs", run, "artifacts"]:
                 self.server_owner.state.artifacts[run, query["name"]] = body
                 self.server_owner.state.artifact_keys.append(self.headers["Idempotency-Key"])

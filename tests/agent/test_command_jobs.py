@@ -241,6 +241,15 @@ def test_junit_and_artifacts_are_read_and_kept(server: ProtocolServer, agent: Ag
         assert part in said
 
 
+def test_an_artifact_that_the_server_refuses_is_said_in_the_log(server: ProtocolServer, agent: AgentProcess, tmp_path: Path) -> None:
+    server.state.largest_artifact = 10
+    job = server.add_job(["sh", "-c", "echo small > a.txt; echo much too large > b.txt"], cwd=str(tmp_path), artifacts=["*.txt"])
+
+    assert server.finish(job)["status"] == "succeeded"
+    assert {name for _, name in server.state.artifacts} == {"a.txt"}
+    assert "artifact b.txt is not kept: the server answered 413: too large for this server" in server.log_text(job, "system")
+
+
 def test_live_results_come_before_the_suite_ends_and_junit_fills_in(server: ProtocolServer, agent: AgentProcess, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(2)\n")
     (tmp_path / "other.xml").write_text("")

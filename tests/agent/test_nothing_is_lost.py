@@ -207,6 +207,18 @@ def test_a_full_spool_ends_the_job_with_a_reason_and_the_agent_goes_on(server: P
     assert server.finish(again)["status"] == "succeeded"
 
 
+def test_a_damaged_spool_is_named_and_not_thrown_away(server: ProtocolServer, idle_agent: AgentProcess) -> None:
+    spool = idle_agent.data / "spool.db"
+    spool.write_bytes(b"this is no database, whatever it was " * 200)
+    idle_agent.start()
+
+    assert idle_agent.process is not None
+    assert idle_agent.process.wait(20) == 1
+    assert f"{spool} is damaged" in idle_agent.log
+    assert "Traceback" not in idle_agent.log
+    assert spool.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_a_full_disk_ends_the_job_with_a_reason(server: ProtocolServer, idle_agent: AgentProcess, tmp_path: Path) -> None:
     import subprocess

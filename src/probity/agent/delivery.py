@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from probity.agent.api import AgentApi, RequestRefused, ServerAway
 from probity.agent.backoff import Backoff
 from probity.agent.files import Upload
 from probity.agent.spool import Item, ItemKind, Spool, SpooledJob, SpoolFull
+from probity.agent.wire import LogEvent, timestamp
 
 log = logging.getLogger("probity.agent")
 
@@ -80,11 +82,21 @@ class Delivery:
             if len(batch) == 1 or error.status in _STATE_REFUSALS:
                 # The server will never take it: keeping it would hold back everything behind it.
                 log.warning("the server refused %d records of job %s and they are dropped: %s", len(batch), self._job.job_id, error)
+                await self._say_refused(batch[0], error)
                 return
             # Something in the batch is wrong; the rest of it is not to suffer.
             middle = len(batch) // 2
             await self._deliver(batch[:middle])
             await self._deliver(batch[middle:])
+
+    async def _say_refused(self, item: Item, error: RequestRefused) -> None:
+        """Tell the run that an artifact is missing, where its reader sees it."""
+        if item.kind is not ItemKind.UPLOAD:
+            return
+        name = msgspec.json.decode(item.body, type=Upload).name
+        event = LogEvent(f"{self._job.claim}-{item.key}-refused", timestamp(), "system", f"artifact {name} is not kept: {error}\n")
+        with suppress(RequestRefused):
+            await self._api.send_events(self._job.run_id, [msgspec.json.encode(event)])
 
     async def _send(self, batch: list[Item]) -> None:
         first = batch[0]

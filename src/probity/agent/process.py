@@ -55,7 +55,7 @@ class Command:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", "-B", str(Path(supervisor.__file__)), str(status_write),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-                env={JOB_MARKER: job_id}, pass_fds=(status_write,), start_new_session=True, limit=_STREAM_LIMIT_BYTES,
+                env=_own_environment(job_id), pass_fds=(status_write,), start_new_session=True, limit=_STREAM_LIMIT_BYTES,
             )  # fmt: skip
         finally:
             os.close(status_write)
@@ -122,6 +122,12 @@ class Command:
             elif "left" in record:
                 left = int(record["left"])
         return Ended(exit_code, signal_name, spawn_error, left)
+
+
+def _own_environment(job_id: str) -> dict[str, str]:
+    """What the supervisor itself needs: the marker, and where this Python finds its libraries when that is not built in."""
+    kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+    return {JOB_MARKER: job_id} | {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def process_started(pid: int) -> str | None:

@@ -256,7 +256,7 @@ class Agent:
             "running": running,
             "started_at": self._started,
             "last_contact_at": self._last_contact,
-            "server_answers": not self._away,
+            "server_answers": self._last_contact is not None and not self._away,
             "jobs": sorted(self._running),
             "waiting_records": await self._spool.waiting(),
         }

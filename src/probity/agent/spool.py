@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -23,6 +24,7 @@ R = TypeVar("R")
 # Room kept for the last words of jobs: when the disk or the limit is full, giving it up lets them be written.
 RESERVE_BYTES: Final = 1_048_576
 _PAGE_BYTES: Final = 4_096
+_WORTH_GIVING_BACK_PAGES: Final = 256
 
 _SCHEMA: Final = """
 create table if not exists jobs (
@@ -51,6 +53,15 @@ class SpoolFull(Unavailable):
     """The disk, or the share of it that the agent may use, is full."""
 
     code = "agent.disk_full"
+
+
+class SpoolDamaged(Unavailable):
+    """The file is no database any more. It is not thrown away silently, because records may be lost with it."""
+
+    code = "agent.spool_damaged"
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is damaged ({why}); move it away to start with an empty one, what it had not delivered is lost")
 
 
 class ItemKind(StrEnum):
@@ -145,9 +156,11 @@ class Spool:
             self._db = _connect(self._path)
         except sqlite3.OperationalError as error:
             if not _is_full(error):
-                raise
+                raise SpoolDamaged(self._path, str(error)) from error
             self._reserve.unlink(missing_ok=True)
             self._db = _connect(self._path)
+        except sqlite3.DatabaseError as error:
+            raise SpoolDamaged(self._path, str(error)) from error
         self._keep_reserve()
 
     def _close(self) -> None:
@@ -212,9 +225,14 @@ class Spool:
     def _remove_job(self, job_id: str) -> None:
         self._write("delete from jobs where job_id = ?", (job_id,))
         if self._connection.execute("select count(*) from jobs").fetchone()[0] == 0:
-            # Gives the disk back what a long outage took.
-            self._connection.execute("vacuum")
+            self._give_back()
             self._keep_reserve()
+
+    def _give_back(self) -> None:
+        """Give the disk back what a long outage took; that takes room itself, so on a full disk it waits for the next time."""
+        if self._connection.execute("pragma freelist_count").fetchone()[0] > _WORTH_GIVING_BACK_PAGES:
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("vacuum")
 
     def _waiting(self) -> int:
         return int(self._connection.execute("select count(*) from outbox").fetchone()[0])

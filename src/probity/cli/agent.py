@@ -140,6 +140,8 @@ def run_command(
     """Run the agent until it is stopped (SIGTERM, Ctrl-C)."""
     folder = _data(data)
     credential = load_credential(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandFailed(f"{folder} cannot be written by this user; run the agent as the user that enrolled it, or name another --data")
     settings = AgentSettings(
         data=folder,
         concurrency=concurrency,
