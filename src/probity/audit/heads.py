@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from probity.audit.models import Checkpoint
+from probity.kernel.privatefile import write_private
 
 HEADS_FILE: Final = "audit-heads.ndjson"
 # Past this size the file is rewritten with the last head of each chain, which covers all before it. A verification checks every signature
@@ -79,13 +80,7 @@ class HeadsFile:
         for head in self.read():
             if head.org_id not in latest or head.seq >= latest[head.org_id].seq:
                 latest[head.org_id] = head
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.writelines(encode_checkpoint(head) + b"\n" for head in latest.values())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_private(self.path, b"".join(encode_checkpoint(head) + b"\n" for head in latest.values()))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from probity.client.errors import NotSignedIn, UnsafeProfile
+from probity.kernel.privatefile import write_private
 from probity.kernel.serverurl import server_url
 
 
@@ -53,9 +54,5 @@ def save_profile(environ: Mapping[str, str], profile: Profile) -> Path:
     """Write the profile, at no moment readable by others."""
     path = profile_path(environ)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(profile)) + b"\n")
-    temporary.replace(path)
+    write_private(path, msgspec.json.format(msgspec.json.encode(profile)) + b"\n")
     return path
