@@ -14,7 +14,7 @@ from probity.identity.sessions import cookies, schemas
 from probity.identity.sessions.authenticator import session_credentials
 from probity.identity.sessions.models import Caller, SessionKind, SignedIn
 from probity.identity.sessions.schemas import BridgeSignedIn, Me, Message, SentriSignedIn, SignInBody, UnionSignedIn
-from probity.identity.sessions.service import SignInService
+from probity.identity.sessions.service import SIGN_IN, SignInService
 from probity.kernel.errors import Denied, Unauthenticated
 from probity.kernel.http.csrf import CSRF_COOKIE, new_cookie, new_token
 from probity.kernel.http.dialect import Dialect
@@ -27,8 +27,7 @@ from probity.kernel.secret import Secret
 
 AnyRequest = Request[Any, Any, Any]
 
-# Sources: secrets.md §4, webtest.md §4. The shared route takes the laxer burst; the lock after five wrong passwords stands behind it.
-SIGN_IN: Final = Policy("auth:login", limit=30, window_s=60, quiet=True)
+# Sources: secrets.md §4, webtest.md §4.
 SIGN_OUT: Final = Policy("auth:logout", limit=30, window_s=60, quiet=True)
 SENTRI_SIGN_IN: Final = Policy(
     "sentri:login",

@@ -20,9 +20,13 @@ from probity.kernel.clock import Clock
 from probity.kernel.db import Database, Tx
 from probity.kernel.errors import Unavailable
 from probity.kernel.ids import new_id
+from probity.kernel.limits import Policy
 from probity.kernel.principal import ANONYMOUS, OrgId, Principal, PrincipalKind
 from probity.kernel.secret import Secret
 
+# Of every way to sign in with a password. Sources: secrets.md §4, webtest.md §4: a shared route takes the laxer burst; the lock after
+# five wrong passwords stands behind it.
+SIGN_IN: Final = Policy("auth:login", limit=30, window_s=60, quiet=True)
 # Secrets Bridge's tokens of one person are equal when issued in the same second; each further one is dated a second back.
 _SAME_SECOND_TOKENS: Final = 120
 _KEPT_AFTER_EXPIRY: Final = timedelta(days=7)

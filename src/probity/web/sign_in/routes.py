@@ -8,13 +8,12 @@ from litestar.response import Redirect
 
 from probity.identity.errors import InvalidCredentials, MissingCredentials
 from probity.identity.sessions.models import Caller, SessionKind
-from probity.identity.sessions.service import SignInService
+from probity.identity.sessions.service import SIGN_IN, SignInService
 from probity.kernel.http.csrf import session_cookie_name
 from probity.kernel.http.dialect import Dialect
 from probity.kernel.http.exchange import client_ip, correlation_id, is_https, origin_of, set_cookies
 from probity.kernel.http.failures import CsrfRejected
 from probity.kernel.http.groups import route_group
-from probity.kernel.limits import Policy
 from probity.kernel.principal import Principal
 from probity.kernel.secret import Secret
 from probity.web.forms import FormProblem
@@ -22,8 +21,6 @@ from probity.web.pages import PageRequest, Pages
 from probity.web.sign_in import cookies
 from probity.web.sign_in.rules import is_own_form, safe_next
 
-# The same budget as the API's sign-in; the lock after five wrong passwords stands behind both.
-_SIGN_IN: Final = Policy("auth:login", limit=30, window_s=60, quiet=True)
 _WRONG: Final = FormProblem(
     "The email or the password is wrong", "Check both and try again. After five wrong tries an account rests for a while.", {}
 )
@@ -45,7 +42,7 @@ async def sign_in_page(
     return _form(request, principal, pages, wanted)
 
 
-@post("/sign-in", status_code=200, public=True, csrf=False, limits=(_SIGN_IN,), include_in_schema=False)
+@post("/sign-in", status_code=200, public=True, csrf=False, limits=(SIGN_IN,), include_in_schema=False)
 async def sign_in(
     request: PageRequest,
     principal: NamedDependency[Principal],
