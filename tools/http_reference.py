@@ -108,7 +108,10 @@ def _about(kind: type[ProbityError]) -> str:
 def _policies() -> dict[Policy, str]:
     found: dict[Policy, str] = {}
     for dialect, policies in TIERS.items():
-        found |= dict.fromkeys(policies, f"every {dialect} route")
+        for policy in policies:
+            found[policy] = f"every {dialect} route" + (
+                f" that is called with a `{policy.bearer}…` key, valid or not" if policy.bearer else ""
+            )
     # Counted by the service, after the credential.
     found[HEARTBEAT_LIMIT] = "`POST /api/v1/agents/{agent_id}/heartbeat`"
     app = main.build(load(_ENVIRON))

@@ -54,6 +54,19 @@ async def test_a_key_signs_its_requests_until_it_is_revoked(web: httpx.AsyncClie
     assert (again.status_code, again.json()) == (404, {"success": False, "error": "API key not found or already revoked"})
 
 
+async def test_an_address_may_try_60_keys_a_minute(web: httpx.AsyncClient, ada: Person) -> None:
+    person = await headers_of(web, ada)
+
+    tried = [await web.get(KEYS, headers=bearer(f"pa_{number:064x}")) for number in range(61)]
+    other = await web.get(KEYS, headers=person)
+
+    assert [reply.status_code for reply in tried] == [401] * 60 + [429]
+    assert tried[-1].json() == {"success": False, "error": "Too many API key authentication attempts"}
+    assert tried[-1].headers["ratelimit-policy"] == "60;w=60"
+    assert 1 <= int(tried[-1].headers["retry-after"]) <= 60
+    assert other.status_code == 200
+
+
 @pytest.mark.parametrize(
     "header", [None, "Bearer pa_x", "Bearer pa_" + "0" * 64, "pa_" + "0" * 64, "Bearer ak_" + "0" * 64, "Bearer ", "Basic eDp5"]
 )

@@ -53,6 +53,7 @@ class Policy(msgspec.Struct, frozen=True):
     per: Per = Per.IP
     message: str | None = None
     methods: tuple[str, ...] = ()  # only these are counted; all when empty
+    bearer: str = ""  # only calls whose Bearer credential begins like this are counted, valid or not; all when empty
     quiet: bool = False  # the contract sends no limit headers for this budget, only Retry-After with the refusal
 
 

@@ -209,7 +209,8 @@ class Gate:
             self._check_csrf(connection, exchange)
         await self._authenticate(connection, exchange, rule)
         tiers = self._tiers.get(exchange.dialect, ()) if rule.tiered else ()
-        await self._count(exchange, scope["method"], (*tiers, *rule.limits_under(exchange.pin)))
+        authorization = connection.headers.get("authorization", "")
+        await self._count(exchange, scope["method"], authorization, (*tiers, *rule.limits_under(exchange.pin)))
         check_access(rule, exchange.principal)
         if scope["method"] in csrf.SAFE_METHODS:
             # Nothing to read; streams ask here whether their reader is still there.
@@ -284,9 +285,11 @@ class Gate:
                 principal=exchange.principal.actor, org_id=str(exchange.principal.active_org) if exchange.principal.active_org else None
             )
 
-    async def _count(self, exchange: Exchange, method: str, policies: Sequence[Policy]) -> None:
+    async def _count(self, exchange: Exchange, method: str, authorization: str, policies: Sequence[Policy]) -> None:
         for policy in policies:
             if policy.methods and method not in policy.methods:
+                continue
+            if policy.bearer and not authorization.startswith(f"Bearer {policy.bearer}"):
                 continue
             if policy.per is Per.MEMBER and exchange.principal.is_anonymous:
                 continue

@@ -15,6 +15,16 @@ _SUPARBASE_TEXT: Final = "Too many API requests. Try again shortly."
 
 TIERS: Final[dict[Dialect, tuple[Policy, ...]]] = {
     Dialect.ACHILLES: (
+        # Before the other, whose headers a reply then carries.
+        Policy(
+            "achilles:api-key",
+            limit=60,
+            window_s=60,
+            algorithm=Algorithm.FIXED_WINDOW,
+            per=Per.IP,
+            message="Too many API key authentication attempts",
+            bearer="pa_",
+        ),
         Policy(
             "achilles:global",
             limit=1000,
