@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import httpx
 import msgspec
+import pytest
 import pytest_asyncio
 from litestar import Litestar, Request, get, post
 from litestar.di import NamedDependency
@@ -14,7 +15,7 @@ from litestar.types import ControllerRouterHandler
 
 from probity.kernel.errors import Conflict, Unavailable
 from probity.kernel.http.application import Running, assemble
-from probity.kernel.http.auth import Authenticator, Authenticators
+from probity.kernel.http.auth import Authenticator, Authenticators, Connection
 from probity.kernel.http.dialect import PINNABLE, Dialect
 from probity.kernel.http.groups import route_group
 from probity.kernel.http.hot import HotReply, HotRequest, HotRoute
@@ -132,10 +133,29 @@ def build_app(
     )
 
 
+class _WhoeverIsAsked:
+    """Passes the question on to the test that runs now: the application is built once, the callers are each test's own."""
+
+    def __init__(self) -> None:
+        self.now: Authenticator = TestAuthenticator()
+
+    async def authenticate(self, request: Connection) -> Principal:
+        return await self.now.authenticate(request)
+
+
+@pytest.fixture(scope="session")
+def small_app() -> tuple[Litestar, _WhoeverIsAsked]:
+    """The small application; each start of it counts its limits from zero."""
+    asked = _WhoeverIsAsked()
+    return build_app(asked, FakeClock()), asked
+
+
 @pytest_asyncio.fixture
-async def small(callers: TestAuthenticator, clock: FakeClock) -> AsyncIterator[httpx.AsyncClient]:
+async def small(small_app: tuple[Litestar, _WhoeverIsAsked], callers: TestAuthenticator) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the small application."""
-    async with client_of(build_app(callers, clock)) as client:
+    app, asked = small_app
+    asked.now = callers
+    async with client_of(app) as client:
         yield client
 
 
