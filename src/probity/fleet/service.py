@@ -302,17 +302,20 @@ class FleetService:
         """Record why a credential was not accepted and return the error to raise. The number of rows is bounded."""
         async with self._db.system() as tx:
             stored = await store.credential_state_all_tenants(tx, agent_id)
-            reason = _reason(stored)
-            log.info("fleet.agent.rejected", agent_id=str(agent_id), reason=reason.value, address=address)
-            if await self._may_record(str(agent_id) if stored else None, address):
-                await audit.record(
-                    tx,
-                    agent_principal(agent_id, stored.org_id if stored else None, ""),
-                    Action.AGENT_AUTH_REJECTED,
-                    f"agent:{agent_id}",
-                    status=Status.DENIED,
-                    metadata={"reason": reason.value},
-                )
+        reason = _reason(stored)
+        log.info("fleet.agent.rejected", agent_id=str(agent_id), reason=reason.value, address=address)
+        # Outside of a transaction: the budget may be in Redis, and whoever guesses must not hold the few connections of the system role.
+        if not await self._may_record(str(agent_id) if stored else None, address):
+            return AgentRejected()
+        async with self._db.system() as tx:
+            await audit.record(
+                tx,
+                agent_principal(agent_id, stored.org_id if stored else None, ""),
+                Action.AGENT_AUTH_REJECTED,
+                f"agent:{agent_id}",
+                status=Status.DENIED,
+                metadata={"reason": reason.value},
+            )
         return AgentRejected()
 
     async def _record_refused_enrollment(
