@@ -86,6 +86,15 @@ def test_secret_fields_and_values_are_hidden_wherever_they_stand(stream: io.Stri
     assert "hunter2" not in text and "abc" not in text and "redis://" not in text
 
 
+def test_secrets_inside_bytes_and_errors_are_hidden_too(stream: io.StringIO) -> None:
+    structlog.get_logger("x").warning("odd", raw=b"key pa_" + HEX.encode() * 4, error=ValueError("postgresql://user:pw@db/x"), count=3)
+
+    (line,) = lines(stream)
+
+    assert HEX not in stream.getvalue() and "user:pw" not in stream.getvalue()
+    assert line["count"] == 3
+
+
 def test_libraries_log_through_the_same_pipeline(stream: io.StringIO) -> None:
     logging.getLogger("some.library").warning("connecting to %s", "postgresql://u:p@h/d")
 

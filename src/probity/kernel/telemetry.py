@@ -68,7 +68,10 @@ def _scrub_value(value: Any) -> Any:
         return {key: "***" if _SECRET_FIELD.search(str(key)) else _scrub_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_scrub_value(item) for item in value]
-    return value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Bytes, errors and whatever else: the renderer would print them as they are.
+    return scrub(str(value))
 
 
 def configure_logging(*, level: str = "info", json: bool = True, stream: Any = None) -> None:
