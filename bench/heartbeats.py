@@ -8,13 +8,13 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from bench.load import Load, load, request
 from bench.place import DURABILITY, Place, all_powerful
 from bench.report import Section, aim, median, rate, ratio
-from probity.fleet.models import AgentCredential, Heartbeat, NewAgent
+from probity.fleet.models import AgentCredential, Heartbeat, MintedAgent, NewAgent
 from probity.fleet.service import FleetService, credential_of
 from probity.kernel.clock import SystemClock
 from probity.kernel.limits import LocalLimiter, Overrides
@@ -44,32 +44,24 @@ async def run(place: Place) -> list[Section]:
         await place.admin("create unique index on bench_agents (n)")
         await place.admin("vacuum analyze")
         credentials = [credential_of(agent.id, agent.secret.reveal()) for agent in minted]
-        service = median([await through_service(fleet, credentials) for _ in range(REPEATS)])
-    bare = median(
-        [place.pgbench(BARE_UPDATE.format(last=AGENTS - 1), clients=CONNECTIONS, seconds=round(SECONDS)) or 0.0 for _ in range(REPEATS)]
-    )
+        script = BARE_UPDATE.format(last=AGENTS - 1)
+        service_rates, bare_rates = [], []
+        for _ in range(REPEATS):
+            service_rates.append(await through_service(fleet, credentials))
+            found = await asyncio.to_thread(place.pgbench, script, clients=CONNECTIONS, seconds=round(SECONDS))
+            bare_rates.append(found or 0.0)
+    service, bare = median(service_rates), median(bare_rates)
     print("service", service, "pgbench", bare, flush=True)
-    requests = itertools.cycle(
-        [
-            request(
-                "POST",
-                f"/api/v1/agents/{agent.id}/heartbeat",
-                {"x-agent-secret": agent.secret.reveal()},
-                b'{"status":"active","agent_version":"1.0"}',
-            )
-            for agent in minted
-        ]
-    )
-    async with our_server(place) as port:
-        ours = await over_http(port, requests.__next__)
-    print("http", ours.per_second, ours.errors, flush=True)
-    theirs = Load()
-    if importlib.util.find_spec("fastapi") is None:
-        print("fastapi is skipped: not installed (`make bench` does)", flush=True)
-    else:
-        async with fastapi_server(place) as port:
-            theirs = await over_http(port, requests.__next__)
-        print("fastapi", theirs.per_second, theirs.errors, flush=True)
+    requests = itertools.cycle([heartbeat_request(agent) for agent in minted])
+    async with AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(our_server(place))]
+        if importlib.util.find_spec("fastapi") is None:
+            print("fastapi is skipped: not installed (make bench installs it)", flush=True)
+        else:
+            ports.append(await stack.enter_async_context(fastapi_server(place)))
+        runs = await over_http(ports, requests.__next__)
+    ours, theirs = runs[0], runs[1] if len(runs) > 1 else Load()
+    print("http", ours.per_second, theirs.per_second, flush=True)
     return [_service_section(service, bare), _http_section(ours, theirs)]
 
 
@@ -91,11 +83,20 @@ async def through_service(fleet: FleetService, credentials: list[AgentCredential
     return count / (time.monotonic() - started)
 
 
-async def over_http(port: int, next_request: Callable[[], bytes]) -> Load:
-    """Return the median run over so many connections."""
-    await load(port, next_request, connections=CONNECTIONS, seconds=1)
-    runs = [await load(port, next_request, connections=CONNECTIONS, seconds=SECONDS) for _ in range(REPEATS)]
-    return sorted(runs, key=lambda run: run.per_second)[REPEATS // 2]
+def heartbeat_request(agent: MintedAgent) -> bytes:
+    headers = {"x-agent-secret": agent.secret.reveal()}
+    return request("POST", f"/api/v1/agents/{agent.id}/heartbeat", headers, b'{"status":"active","agent_version":"1.0"}')
+
+
+async def over_http(ports: list[int], next_request: Callable[[], bytes]) -> list[Load]:
+    """Load the servers in turns and return the median run of each."""
+    runs: dict[int, list[Load]] = {port: [] for port in ports}
+    for port in ports:
+        await load(port, next_request, connections=CONNECTIONS, seconds=1)
+    for _ in range(REPEATS):
+        for port in ports:
+            runs[port].append(await load(port, next_request, connections=CONNECTIONS, seconds=SECONDS))
+    return [sorted(runs[port], key=lambda run: run.per_second)[REPEATS // 2] for port in ports]
 
 
 @asynccontextmanager
@@ -163,7 +164,7 @@ def _service_section(service: float, bare: float) -> Section:
         rows=[["**probity**", rate(service), "1.0×"], ["pgbench, bare update", rate(bare), ratio(service, bare)]],
         aims=[aim("heartbeats above pgbench's bare update", service, bare)] if bare else [],
         notes=[
-            f"{CONNECTIONS} concurrent agents of {AGENTS:,}, median of {REPEATS} runs of {SECONDS:.0f} s; {DURABILITY}.",
+            f"{CONNECTIONS} concurrent agents of {AGENTS:,}, median of {REPEATS} runs of {SECONDS:.0f} s, in turns; {DURABILITY}.",
             (
                 "Ours checks each agent's live credential and its rate limit and stores status and version; pgbench updates one row by key "
                 f"over {CONNECTIONS} connections."
