@@ -209,8 +209,7 @@ class Gate:
             self._check_csrf(connection, exchange)
         await self._authenticate(connection, exchange, rule)
         tiers = self._tiers.get(exchange.dialect, ()) if rule.tiered else ()
-        authorization = connection.headers.get("authorization", "")
-        await self._count(exchange, scope["method"], authorization, (*tiers, *rule.limits_under(exchange.pin)))
+        await self._count(connection, scope["method"], exchange, (*tiers, *rule.limits_under(exchange.pin)))
         check_access(rule, exchange.principal)
         if scope["method"] in csrf.SAFE_METHODS:
             # Nothing to read; streams ask here whether their reader is still there.
@@ -253,7 +252,7 @@ class Gate:
             self._check_csrf(connection, exchange)
         if exchange.pin is not None and scope["path"].startswith("/api"):
             # A contract's general budget is for everything below its prefix, what it does not know included.
-            await self._count(exchange, scope["method"], self._tiers.get(exchange.pin, ()))
+            await self._count(connection, scope["method"], exchange, self._tiers.get(exchange.pin, ()))
         await reply.send(unknown.answer(scope, exchange, self.exists, self._clock.now()))
 
     def _check_csrf(self, connection: Connection, exchange: Exchange) -> None:
@@ -285,7 +284,8 @@ class Gate:
                 principal=exchange.principal.actor, org_id=str(exchange.principal.active_org) if exchange.principal.active_org else None
             )
 
-    async def _count(self, exchange: Exchange, method: str, authorization: str, policies: Sequence[Policy]) -> None:
+    async def _count(self, connection: Connection, method: str, exchange: Exchange, policies: Sequence[Policy]) -> None:
+        authorization = connection.headers.get("authorization", "")
         for policy in policies:
             if policy.methods and method not in policy.methods:
                 continue
