@@ -164,6 +164,7 @@ def test_a_job_that_ended_while_the_server_was_away_is_delivered_by_the_next_age
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(400)
 def test_kills_at_random_moments_lose_and_double_nothing(server: ProtocolServer, idle_agent: AgentProcess, tmp_path: Path) -> None:
     seed = int(os.environ.get("PROBITY_FAULT_SEED", "0")) or random.randrange(2**31)
     moments = int(os.environ.get("PROBITY_AGENT_FAULT_MOMENTS", "6"))
