@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from probity.identity.passwords import Passwords
 from probity.identity.service import IdentityService
@@ -19,6 +19,9 @@ from tests.browser.cuttable import Line, line_to
 
 EMAIL, PASSWORD = "ada@example.org", "A long and lovely password 1"
 WIDE, NARROW = (1440, 900), (360, 740)
+
+# What a page shows may take a while on a machine that runs everything at once; what it must not show is asserted without waiting.
+expect.set_options(timeout=20_000)
 
 _ids = count(1)
 

@@ -140,6 +140,7 @@ async def violations(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_every_page_is_accessible_and_fits_a_phone(site: Site, theme: str) -> None:
     problems: list[str] = []
@@ -203,6 +204,7 @@ OPENERS: dict[str, Callable[[Page], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_dialogs_and_menus_are_accessible(site: Site, theme: str) -> None:
     await site.new_run(name="one")
@@ -229,6 +231,7 @@ async def test_on_a_phone_the_rail_is_a_sheet_that_escape_closes(site: Site) -> 
     await expect(menu).to_be_focused()
 
 
+@pytest.mark.timeout(300)
 async def test_a_page_weighs_little(site: Site) -> None:
     addresses = await a_story(site)
     page = await site.open("/agents")
