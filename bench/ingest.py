@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from bench.place import DURABILITY, Place
-from bench.report import Section, aim, median, rate, ratio
+from bench.report import Section, aim, median, rate
 from bench.served import served
 
 ABOUT: Final = "Ingest: results on their way into a run"
@@ -124,4 +124,4 @@ async def start(http: aiohttp.ClientSession) -> str:
 
 
 def _row(name: str, ours: float, limit: float | None) -> list[str]:
-    return [name, rate(ours), rate(limit) if limit else "–", ratio(ours, limit) if limit else "–"]
+    return [name, rate(ours), rate(limit) if limit else "–", f"{ours / limit:.2f}" if limit else "–"]
