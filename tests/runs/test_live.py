@@ -98,6 +98,20 @@ async def test_a_newcomer_gets_a_snapshot_and_then_what_follows(
     assert (done["type"], done["seq"], done["status"], done["passed"], done["total"]) == ("done", 5, "completed", 2, 2)
 
 
+async def test_viewers_that_come_together_share_a_snapshot_and_one_that_leaves_takes_nothing_along(
+    runs: RunService, ingest: IngestService, live: LiveService, admin: Principal
+) -> None:
+    run = await runs.create(admin, a_run())
+    leaving = asyncio.create_task(collect(live, run, None))
+    staying = [asyncio.create_task(collect(live, run, None)) for _ in range(50)]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await ingest.ingest(admin, run.id, [a_result("a"), a_finish()])
+
+    for seen in await asyncio.wait_for(asyncio.gather(*staying), 10):
+        assert [message["seq"] for message in seen] in ([1, 2, 3], [2, 3], [3, 3])
+
+
 async def test_who_comes_after_the_end_gets_the_snapshot_and_done(
     runs: RunService, ingest: IngestService, live: LiveService, admin: Principal
 ) -> None:

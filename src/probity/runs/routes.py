@@ -149,7 +149,8 @@ async def watch_run(
         # The one reply that stops an EventSource from coming back.
         return Response(None, status_code=204)
     allowed = sse.still_allowed(request, authenticator, principal)
-    return Stream(live.stream(found, after=after, named=named, still_allowed=allowed), media_type="text/event-stream", headers=sse.HEADERS)
+    stream = live.stream(found, after=after, named=named, still_allowed=allowed)
+    return Stream(await sse.begun(stream, after), media_type="text/event-stream", headers=sse.HEADERS)
 
 
 def routes() -> list[Router]:

@@ -1,5 +1,6 @@
 """Watching a run: what it is now, then everything that happens, once and in order."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from time import monotonic
@@ -29,6 +30,7 @@ class LiveService:
         self._db = db
         self._hub = hub
         self._recheck_s = recheck_s
+        self._snapshots: dict[tuple[RunId, bool], asyncio.Task[tuple[Run, bytes]]] = {}
 
     async def find(self, principal: Principal, ref: RunRef) -> Run:
         principal.require("runs:read")
@@ -60,8 +62,8 @@ class LiveService:
             still_allowed: asked now and then; the stream ends when it says no.
         """
         if after is None or after > run.last_seq:
-            results, logs, cut = await self._history(run)
-            yield frame(messages.snapshot(run, results, logs, cut=cut), seq=run.last_seq, named=named)
+            run, snapshot = await self._snapshot(run, named=named)
+            yield snapshot
             if run.state.is_final:
                 yield frame(messages.done(run), seq=run.last_seq, named=named)
                 return
@@ -123,6 +125,21 @@ class LiveService:
                 return
             after = events[-1].seq
             yield Batch(events)
+
+    async def _snapshot(self, run: Run, *, named: bool) -> tuple[Run, bytes]:
+        """Return the run as it is and its first message. Viewers that come together share one: a thousand may come back at once."""
+        key = (run.id, named)
+        making = self._snapshots.get(key)
+        if making is None:
+            making = self._snapshots[key] = asyncio.create_task(self._make_snapshot(run, named=named))
+            making.add_done_callback(lambda _: self._snapshots.pop(key, None))
+        # One viewer that hangs up must not take the others' snapshot with it.
+        return await asyncio.shield(making)
+
+    async def _make_snapshot(self, run: Run, *, named: bool) -> tuple[Run, bytes]:
+        current = await self.find_in(run.org_id, run.id)
+        results, logs, cut = await self._history(current)
+        return current, frame(messages.snapshot(current, results, logs, cut=cut), seq=current.last_seq, named=named)
 
     async def _history(self, run: Run) -> tuple[list[store.StoredEvent], list[store.StoredEvent], bool]:
         """Return the last results and log pieces up to the sequence number that `run` shows, and whether earlier ones were left out."""

@@ -1,5 +1,7 @@
 """Server-sent events: the request's side. Contract: webtest.md §7.1."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Final
 
 from litestar import Request
@@ -37,3 +39,17 @@ def still_allowed(request: Request[Any, Any, Any], authenticator: Authenticator,
         return principal.org_id in now.org_ids and now.has("runs:read")
 
     return check
+
+
+async def begun(stream: AsyncGenerator[bytes], after: int | None) -> AsyncIterator[bytes]:
+    """Return a stream whose snapshot is there already, so that what goes wrong with it is an error reply and not a broken stream."""
+    first = await anext(stream) if after is None else b""
+
+    async def rest() -> AsyncIterator[bytes]:
+        async with aclosing(stream):
+            if first:
+                yield first
+            async for frames in stream:
+                yield frames
+
+    return rest()
