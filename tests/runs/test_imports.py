@@ -54,6 +54,13 @@ async def test_several_files_make_one_run(http: httpx.AsyncClient, me: dict[str,
     assert reply.status_code == 201 and reply.json()["totals"]["total"] == 5
 
 
+async def test_a_report_without_a_case_is_no_pass(http: httpx.AsyncClient, me: dict[str, str]) -> None:
+    reply = await http.post(URL, content=b'<testsuite name="empty"/>', headers=me | {"content-type": "application/xml"})
+
+    assert reply.status_code == 201, reply.text
+    assert (reply.json()["state"], reply.json()["reason_code"], reply.json()["totals"]["total"]) == ("error", "no_results", 0)
+
+
 async def test_a_repeat_with_the_same_key_gives_the_same_run(http: httpx.AsyncClient, me: dict[str, str]) -> None:
     key = me | {"Idempotency-Key": "build-7"}
 

@@ -73,7 +73,9 @@ class ImportService:
                 for case in batch:
                     position += 1
                     journal.take(_event(case, f"{number}:{position}", now))
-        journal.finish(rules.verdict(journal.totals, exit_code=None, reason_code=None), now)
+        # A report without a single case proves nothing, so it must not count as a pass.
+        reason_code = None if journal.totals.total else "no_results"
+        journal.finish(rules.verdict(journal.totals, exit_code=None, reason_code=reason_code), now, reason_code=reason_code)
         finished = journal.close()
         await ingest_store.save(tx, [journal])
         metadata = {

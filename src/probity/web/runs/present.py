@@ -17,6 +17,7 @@ _REASONS: Final = {
     "lease_lost": "The agent lost its hold on this run, so the run was closed. If it comes back with the rest, the run is completed.",
     "attempts_exhausted": "No agent finished this run in the attempts it had. Look at the agents' own logs.",
     "no_finish": "The job ended, but the agent never reported how the command ended.",
+    "no_results": "The report holds no test case, so it proves nothing. Check which file was sent and that tests were collected.",
     "output_limit": "The command did not stop writing and was ended at its output limit. The log until there is kept.",
     "spawn_failed": "The command could not be started on the agent. Check that the program exists there and may be run.",
     "nonzero_exit": "The command ended with an error of its own. Its log says why.",
