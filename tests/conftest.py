@@ -8,6 +8,7 @@ import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from litestar import Litestar
 
 from probity import main
@@ -18,6 +19,10 @@ from probity.kernel.migrate import migrate
 from probity.kernel.principal import CredentialKind, OrgId, Principal, PrincipalKind, UserId, system_principal
 from tests import cluster, http_app
 from tests.fakes import FakeClock
+
+# A time limit per example measures what else the machine does; the limit per test finds what really hangs.
+settings.register_profile("probity", deadline=None)
+settings.load_profile("probity")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """`probity up` as a person runs it: from nothing, again, twice at once, and killed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -58,10 +59,17 @@ def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def all_gone(processes: list[psutil.Process], *, within_s: float = 30) -> bool:
     ends = time.monotonic() + within_s
     while time.monotonic() < ends:
-        if not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+        if not any(is_alive(one) for one in processes):
             return True
         time.sleep(0.05)
     return False
@@ -71,7 +79,7 @@ def end(process: subprocess.Popen[str], family: list[psutil.Process]) -> None:
     process.kill()
     process.wait()
     for one in family:
-        if one.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     assert process.stdout is not None
     process.stdout.close()
@@ -133,7 +141,9 @@ def test_killed_it_leaves_nothing_running_and_the_next_start_recovers(data: Path
     first.kill()
     first.wait()
     for one in family if victims == "everything" else []:
-        one.kill()
+        # The first ones that end take others with them.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
     assert all_gone(family)
     second = start(data, "--no-demo")

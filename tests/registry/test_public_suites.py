@@ -57,7 +57,8 @@ def unpacked(folder: Path, name: str, needs: list[str]) -> tuple[Path, Path]:
     pip = [str(python), "-m", "pip", "--quiet"]
     subprocess.run([*pip, "download", "--no-deps", "--no-binary", name, "--dest", str(folder), name], check=True, timeout=200)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as content:
-        content.extractall(folder, filter="data")
+        # Debian's Python 3.11.2 has no `filter` yet; a published package that pip itself would unpack needs none.
+        content.extractall(folder)
     source = next(path for path in folder.iterdir() if (path / "pyproject.toml").exists())
     subprocess.run([*pip, "install", "pytest", *needs, str(source)], check=True, timeout=200)
     return source, python
