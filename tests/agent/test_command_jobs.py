@@ -174,6 +174,16 @@ def test_secret_values_never_reach_the_log_or_the_results(server: ProtocolServer
     assert server.log_text(job).startswith("***\n")
 
 
+def test_what_was_being_written_when_the_command_ended_is_kept(server: ProtocolServer, agent: AgentProcess) -> None:
+    # Ends spread over the moments of the periodic flush.
+    jobs = [server.add_job(["/bin/sh", "-c", f"echo one; sleep 0.0{number % 10}; echo two"], pytest_live=False) for number in range(20)]
+
+    for job in jobs:
+        server.finish(job, timeout_s=60)
+
+    assert [server.log_text(job) for job in jobs] == ["one\ntwo\n"] * len(jobs)
+
+
 def test_output_past_the_limit_is_dropped_except_its_end(server: ProtocolServer, agent: AgentProcess) -> None:
     job = server.add_job(python("print('first'); print('x' * 3_000_000); print('last words')"), output_limit_bytes=10_000)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ def test_the_trail_of_a_restored_backup_verifies(tmp_path: Path) -> None:
         writing = threading.Thread(target=write, args=(installation, stop))
         writing.start()
         try:
+            wait_for_heads(installation.directory / "data" / "audit-heads.ndjson", 8)
             probity(installation, "db", "backup", tmp_path / "backup.tar", "--data", installation.directory / "data")
         finally:
             stop.set()
@@ -33,6 +35,14 @@ def test_the_trail_of_a_restored_backup_verifies(tmp_path: Path) -> None:
     trails = json.loads(found)["trails"]
     assert sum(trail["events"] for trail in trails) > 10
     assert max(trail["checkpoints"] for trail in trails) > 3, "the heads file was not restored"
+
+
+def wait_for_heads(path: Path, count: int) -> None:
+    """Wait until the trail was sealed a few times, so that there is something that a backup could forget."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or len(path.read_bytes().splitlines()) < count:
+        assert time.monotonic() < deadline, "the trail is not being sealed"
+        time.sleep(0.1)
 
 
 def write(installation: Deployment, stop: threading.Event) -> None:

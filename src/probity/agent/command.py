@@ -265,7 +265,13 @@ class CommandJob:
             await asyncio.shield(self._flush())
 
     async def _flush(self, *, everything: bool = False) -> None:
-        """Move what has come since the last time into the spool: log first, then results."""
+        """Move what has come since the last time into the spool: log first, then results.
+
+        Shielded, because the periodic flush is cancelled when the command ends: what it had taken by then must still arrive.
+        """
+        await asyncio.shield(self._flush_now(everything=everything))
+
+    async def _flush_now(self, *, everything: bool) -> None:
         async with self._spool_lock:
             logs = [self._events.log(stream, text) for stream, text in self._batch.take()]
             results = await asyncio.to_thread(self._live.read)
