@@ -261,8 +261,7 @@ class CommandJob:
     async def _flush_forever(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            # The end of the command cancels this loop. What a flush has taken must still reach the spool; the last flush waits for it.
-            await asyncio.shield(self._flush())
+            await self._flush()
 
     async def _flush(self, *, everything: bool = False) -> None:
         """Move what has come since the last time into the spool: log first, then results.
