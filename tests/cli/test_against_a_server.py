@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,9 @@ def test_files_are_imported_once(shell: Shell, tmp_path: Path) -> None:
 def test_a_suite_outside_an_agent_reports_with_a_key_and_its_spool_can_follow(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_a(): pass\ndef test_b(): assert 0\n")
     key = shell.json("keys", "create", f"ci {tmp_path.name}", "--scope", "read-write", "--json")["key"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "probity.client.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    if not entry_points(group="pytest11", name="probity"):  # in a checkout that is not installed, the plugin is named
+        command += ["-p", "probity.client.pytest_plugin"]
 
     def suite(url: str) -> str:
         environment = shell.environment(PROBITY_URL=url, PROBITY_API_KEY=key, PROBITY_SPOOL_DIR=str(tmp_path / "spool"))
